@@ -1,0 +1,132 @@
+//! One run of a piece of work for all who want its result at once. The work belongs to nobody's request: it runs as a task of
+//! its own, so that the first caller may leave without taking the result away from the others.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
+
+/// Coalesces concurrent calls by key. Results are not kept: the next call after the last one finished runs the work again.
+pub struct SingleFlight<K, V> {
+    flights: Arc<Mutex<HashMap<K, Flight<V>>>>,
+}
+
+/// `None` when the task ended without a value, that is, when it panicked or the runtime is shutting down.
+type Flight<V> = Shared<BoxFuture<'static, Option<V>>>;
+
+impl<K, V> SingleFlight<K, V>
+where
+    K: Clone + Eq + Hash + Send + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    pub fn new() -> Self {
+        Self { flights: Arc::default() }
+    }
+
+    /// Joins the flight of `key`, or begins it with `work`. The second value tells whether an earlier caller's flight was joined.
+    ///
+    /// Gives `None` if the work panicked.
+    pub async fn run<F>(&self, key: K, work: impl FnOnce() -> F) -> (Option<V>, bool)
+    where
+        F: Future<Output = V> + Send + 'static,
+    {
+        let (flight, joined) = {
+            let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+            match flights.get(&key) {
+                Some(flight) => (flight.clone(), true),
+                None => {
+                    let landing = Landing { flights: Arc::clone(&self.flights), key: key.clone() };
+                    let work = work();
+                    let task = tokio::spawn(async move {
+                        let _landing = landing;
+                        work.await
+                    });
+                    let flight = task.map(Result::ok).boxed().shared();
+                    flights.insert(key, flight.clone());
+                    (flight, false)
+                }
+            }
+        };
+        (flight.await, joined)
+    }
+}
+
+impl<K, V> Default for SingleFlight<K, V>
+where
+    K: Clone + Eq + Hash + Send + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Takes the flight out of the map when its task ends, however it ends.
+struct Landing<K: Eq + Hash, V> {
+    flights: Arc<Mutex<HashMap<K, Flight<V>>>>,
+    key: K,
+}
+
+impl<K: Eq + Hash, V> Drop for Landing<K, V> {
+    fn drop(&mut self) {
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hundred_callers_cost_one_run() {
+        let flights = Arc::new(SingleFlight::<&str, usize>::new());
+        let runs = Arc::new(AtomicUsize::new(0));
+        let calls = (0..100).map(|_| {
+            let (flights, runs) = (Arc::clone(&flights), Arc::clone(&runs));
+            tokio::spawn(async move {
+                let work = || async move {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    runs.fetch_add(1, Ordering::SeqCst)
+                };
+                flights.run("key", work).await
+            })
+        });
+        let results = futures::future::join_all(calls).await;
+        assert_eq!(results.iter().filter(|result| matches!(result, Ok((Some(0), true)))).count(), 99);
+        assert_eq!(runs.load(Ordering::SeqCst), 1);
+        assert_eq!(flights.run("key", || async { 7 }).await, (Some(7), false), "results are not kept");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_caller_may_leave() {
+        let flights = Arc::new(SingleFlight::<u8, u8>::new());
+        let first = {
+            let flights = Arc::clone(&flights);
+            tokio::spawn(async move {
+                flights
+                    .run(1, || async {
+                        tokio::time::sleep(Duration::from_secs(5)).await;
+                        42
+                    })
+                    .await
+            })
+        };
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        first.abort();
+        let (value, joined) = flights.run(1, || async { 0 }).await;
+        assert_eq!((value, joined), (Some(42), true));
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_the_flight_and_nothing_else() {
+        let flights = SingleFlight::<u8, u8>::new();
+        assert_eq!(flights.run(1, || async { panic!("as the test wants") }).await, (None, false));
+        assert_eq!(flights.run(1, || async { 3 }).await, (Some(3), false));
+    }
+}
