@@ -1,8 +1,21 @@
 //! One registry at the other end: it is asked one question at a time, with its credentials, tokens, redirects and limits, and
 //! gives one answer or one typed error. It never caches content, never retries a whole question, and never knows who asks.
 
+mod address;
+mod answer;
+mod auth;
+mod challenge;
+mod clients;
 mod error;
+mod grant;
+mod pace;
+mod realm;
+mod redirect;
+mod registry;
 mod settings;
+mod tls;
+mod token;
+mod wire;
 
 use std::time::Duration;
 
@@ -13,9 +26,10 @@ use futures::stream::BoxStream;
 use crate::oci::{Digest, MediaType, Reference, RepositoryName, UpstreamName};
 
 pub use error::{BuildError, Party, Phase, Refusal, UpstreamError};
+pub use registry::Registry;
 pub use settings::RegistryConfig;
 
-/// A registry that can be asked. The real one is built from a [`RegistryConfig`]; simulations bring their own.
+/// A registry that can be asked. The real one is [`Registry`]; simulations bring their own.
 pub trait Origin: Send + Sync + 'static {
     /// Asks once. The answer's body is read by the caller, at the caller's pace.
     ///
