@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
+use tokio::sync::oneshot;
 
 /// Coalesces concurrent calls by key. Results are not kept: the next call after the last one finished runs the work again.
 pub struct SingleFlight<K, V> {
@@ -33,24 +34,30 @@ where
     where
         F: Future<Output = V> + Send + 'static,
     {
-        let (flight, joined) = {
-            let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
-            match flights.get(&key) {
-                Some(flight) => (flight.clone(), true),
-                None => {
-                    let landing = Landing { flights: Arc::clone(&self.flights), key: key.clone() };
-                    let work = work();
-                    let task = tokio::spawn(async move {
-                        let _landing = landing;
-                        work.await
-                    });
-                    let flight = task.map(Result::ok).boxed().shared();
-                    flights.insert(key, flight.clone());
-                    (flight, false)
-                }
+        match self.enter(&key) {
+            Ok(flight) => (flight.await, true),
+            Err((landing, flight)) => {
+                let work = work();
+                tokio::spawn(async move {
+                    let value = work.await;
+                    landing.land(value);
+                });
+                (flight.await, false)
             }
-        };
-        (flight.await, joined)
+        }
+    }
+
+    /// The flight that is in the air, or the means to land a new one.
+    fn enter(&self, key: &K) -> Result<Flight<V>, (Landing<K, V>, Flight<V>)> {
+        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(flight) = flights.get(key) {
+            return Ok(flight.clone());
+        }
+        let (sender, receiver) = oneshot::channel();
+        let flight = receiver.map(Result::ok).boxed().shared();
+        flights.insert(key.clone(), flight.clone());
+        let entry = Entry { flights: Arc::clone(&self.flights), key: key.clone() };
+        Err((Landing { entry, sender }, flight))
     }
 }
 
@@ -64,13 +71,27 @@ where
     }
 }
 
-/// Takes the flight out of the map when its task ends, however it ends.
+/// The right to end a flight. The fields are dropped in this order: whoever sees the end of a flight begins a new one.
 struct Landing<K: Eq + Hash, V> {
+    entry: Entry<K, V>,
+    sender: oneshot::Sender<V>,
+}
+
+impl<K: Eq + Hash, V> Landing<K, V> {
+    fn land(self, value: V) {
+        drop(self.entry);
+        // Nobody left to hear of it is no error: the work was done for its effects.
+        let _ = self.sender.send(value);
+    }
+}
+
+/// Takes the flight out of the map when its task ends, however it ends.
+struct Entry<K: Eq + Hash, V> {
     flights: Arc<Mutex<HashMap<K, Flight<V>>>>,
     key: K,
 }
 
-impl<K: Eq + Hash, V> Drop for Landing<K, V> {
+impl<K: Eq + Hash, V> Drop for Entry<K, V> {
     fn drop(&mut self) {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
     }
