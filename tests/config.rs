@@ -286,7 +286,7 @@ fn every_finding_names_its_place_and_says_what_to_write() {
             "./larder.toml:1:1: `upstreams` is a table per upstream, [upstreams.\"NAME\"], not a list",
             NO_HINT,
         ),
-        ("[upstreams.\"a b\"]", "./larder.toml:1:12: `a b` is no name of an upstream", NO_HINT),
+        ("[upstreams.\"a b\"]", "./larder.toml:1:12: this is no name of an upstream", NO_HINT),
         ("[upstreams.\"X.lan\"]\n[upstreams.\"x.lan\"]", "./larder.toml:2:12: upstream `x.lan` is there twice", NO_HINT),
         ("[upstreams.\"1.2.3.999\"]", "./larder.toml:1:12: `1.2.3.999` cannot be made into a URL", "give this upstream a `url`"),
         ("[upstreams.\"x.lan\"]\nurl = \"x.lan\"", "./larder.toml:2:7: `upstreams.\"x.lan\".url`: is no URL", "https://"),
@@ -373,6 +373,10 @@ fn credentials_are_whole_and_meant_for_all_and_never_in_the_clear() {
             "url = \"https://ada:canary@hub.lan\"",
             "./larder.toml:2:7: `upstreams.\"hub.lan\".url`: holds a user name or a password",
         ),
+        (
+            "aliases = [\"https://ada:canary@hub.lan\"]",
+            "./larder.toml:2:12: `upstreams.\"hub.lan\".aliases`: holds what is no name of an upstream",
+        ),
         ("url = \"https://ada:canary@hub .lan\"", "./larder.toml:2:7: `upstreams.\"hub.lan\".url`: is no URL"),
         ("url = \"http://hub.lan\"\nusername = \"ada\"\npassword = \"canary\"", "./larder.toml:2:7: `url` is plain http"),
         ("realm = \"http://auth.lan\"\nusername = \"ada\"\npassword = \"canary\"", "./larder.toml:2:9: `realm` is plain http"),
@@ -387,6 +391,7 @@ fn credentials_are_whole_and_meant_for_all_and_never_in_the_clear() {
         "./larder.toml:2:12: everyone who can reach Larder can then read what this credential can read; clients do not \
          authenticate to Larder. Write `open_to_all = true` beside it if that is meant"
     );
+    assert!(!findings("[upstreams.\"https://ada:canary@hub.lan\"]").contains("canary"));
     let loopback = config(&(hub("url = \"http://127.0.0.1:5000\"\nusername = \"ada\"\npassword = \"canary\"") + open));
     assert!(upstream(&loopback, "hub.lan").credential.is_some(), "on this machine, nobody listens in");
 }
@@ -429,7 +434,7 @@ fn values_of_variables_are_checked_like_those_of_the_file() {
         (
             "LARDER_UPSTREAMS__GHCR_IO__ALIASES",
             "ok,no/t",
-            "LARDER_UPSTREAMS__GHCR_IO__ALIASES: `upstreams.\"ghcr.io\".aliases`: \"no/t\" is no name",
+            "LARDER_UPSTREAMS__GHCR_IO__ALIASES: `upstreams.\"ghcr.io\".aliases`: holds what is no name",
         ),
         ("LARDER_TLS__KEY", "", "LARDER_TLS__KEY: `tls.key`: is empty"),
     ] {

@@ -73,8 +73,8 @@ pub enum Problem {
     #[error("the password in {}: {error}", .file.display())]
     BadPasswordFile { file: PathBuf, error: ValueError },
 
-    #[error("`{0}` is no name of an upstream: a name is that of a host, optionally with a port")]
-    BadUpstreamName(String),
+    #[error("this is no name of an upstream: a name is that of a host, optionally with a port")]
+    BadUpstreamName,
     #[error("upstream `{0}` is there twice (upper and lower case do not differ)")]
     UpstreamTwice(String),
     #[error("`{0}` cannot be made into a URL: give this upstream a `url`")]

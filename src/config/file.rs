@@ -69,7 +69,7 @@ impl File<'_> {
                 continue;
             };
             let Ok(upstream) = name.get_ref().parse::<UpstreamName>() else {
-                self.note(name.span(), Problem::BadUpstreamName(name.get_ref().escape_debug().to_string()));
+                self.note(name.span(), Problem::BadUpstreamName);
                 continue;
             };
             if let Some(unquoted) = unquoted_name(name.get_ref(), table) {
@@ -211,6 +211,9 @@ fn hint_for_key(name: &str, table: Table) -> Hint {
 
 /// The whole name if `[upstreams.registry.example.org]` was written without quotes: TOML then nests a table per dot.
 fn unquoted_name(first: &str, table: &DeTable<'_>) -> Option<String> {
+    if first.contains('.') {
+        return None;
+    }
     let mut name = first.to_owned();
     let mut innermost = table;
     while let Some((part, DeValue::Table(inner))) = innermost.iter().next().map(|(part, value)| (part, value.get_ref())) {

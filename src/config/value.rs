@@ -34,8 +34,8 @@ pub enum ValueError {
     NotFlag(String),
     #[error("{text:?} is none of the words for it; {hint}")]
     UnknownWord { text: String, hint: Hint },
-    #[error("{0:?} is no name of an upstream: a name is that of a host, optionally with a port")]
-    NotUpstreamName(String),
+    #[error("holds what is no name of an upstream: a name is that of a host, optionally with a port")]
+    NotUpstreamName,
     #[error("{0}")]
     Address(AddressError),
     #[error("holds a control character, such as a line end")]
@@ -130,7 +130,7 @@ fn word<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, ValueError> {
 }
 
 pub(super) fn upstream_name(text: &str) -> Result<UpstreamName, ValueError> {
-    text.parse().map_err(|_| ValueError::NotUpstreamName(text.to_owned()))
+    text.parse().map_err(|_| ValueError::NotUpstreamName)
 }
 
 pub(super) fn username(text: &str) -> Result<String, ValueError> {
