@@ -41,12 +41,14 @@ pub(super) fn run(file: Option<&Path>) -> ExitCode {
     if let Err(error) = init_logging(format, LevelFilter::from_level(config.log.level)) {
         return fail(error, 1);
     }
-    let served = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime").and_then(|runtime| {
-        let served = runtime.block_on(serve(&config));
-        // Fills that are still under way are cut: what they have is fetched again.
-        runtime.shutdown_timeout(Duration::from_secs(1));
-        served
-    });
+    let served = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime").and_then(
+        |runtime| {
+            let served = runtime.block_on(serve(&config));
+            // Fills that are still under way are cut: what they have is fetched again.
+            runtime.shutdown_timeout(Duration::from_secs(1));
+            served
+        },
+    );
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(format_args!("{error:#}"), 1),
@@ -80,7 +82,8 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     let listener = Listener::bind(config.listen, tls, api, settings, Arc::clone(&metrics))
         .await
         .with_context(|| format!("cannot listen on {}", config.listen))?;
-    let admin = TcpListener::bind(config.admin.listen).await.with_context(|| format!("cannot listen on {}", config.admin.listen))?;
+    let admin =
+        TcpListener::bind(config.admin.listen).await.with_context(|| format!("cannot listen on {}", config.admin.listen))?;
 
     announce(config, &listener, &admin, is_tls, max_bytes)?;
     // Without a supervisor there is nobody to tell.
@@ -185,7 +188,8 @@ fn max_bytes(config: &Config) -> anyhow::Result<u64> {
     };
     let dir = std::path::absolute(&config.cache.dir).context("the cache's folder has no absolute path")?;
     let existing = dir.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/"));
-    let system = rustix::fs::statvfs(existing).with_context(|| format!("cannot tell the size of the file system of {}", dir.display()))?;
+    let system =
+        rustix::fs::statvfs(existing).with_context(|| format!("cannot tell the size of the file system of {}", dir.display()))?;
     Ok((system.f_blocks.saturating_mul(system.f_frsize) / 100).saturating_mul(share))
 }
 

@@ -88,12 +88,7 @@ async fn run(fills: &Fills, fill: &Fill, expected_size: Option<u64>) -> Result<(
 
 /// Asks for the rest of a body that ended with `error`, until there is one or the tries are used up.
 /// The new body continues at the arrival's position.
-async fn resume(
-    fills: &Fills,
-    arrival: &Arrival<'_>,
-    tries: &mut Tries,
-    mut error: UpstreamError,
-) -> Result<Body, FillError> {
+async fn resume(fills: &Fills, arrival: &Arrival<'_>, tries: &mut Tries, mut error: UpstreamError) -> Result<Body, FillError> {
     let fill = arrival.fill;
     let position = arrival.position;
     loop {

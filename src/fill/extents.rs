@@ -40,7 +40,10 @@ mod tests {
         let mut extents = Extents::default();
         extents.insert(10..20);
         extents.insert(30..40);
-        assert_eq!((extents.end_of_run(0), extents.end_of_run(10), extents.end_of_run(19), extents.end_of_run(20)), (0, 20, 20, 20));
+        assert_eq!(
+            (extents.end_of_run(0), extents.end_of_run(10), extents.end_of_run(19), extents.end_of_run(20)),
+            (0, 20, 20, 20)
+        );
         extents.insert(20..30);
         assert_eq!(extents, Extents(vec![10..40]));
     }

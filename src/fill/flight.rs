@@ -30,10 +30,17 @@ enum Phase {
     /// The upstream has been asked and has not answered.
     Opening,
     /// The body arrives. Its size is unknown where the upstream sends none and no manifest names it.
-    Arriving { size: Option<u64> },
+    Arriving {
+        size: Option<u64>,
+    },
     /// All of it is there and hashes to the digest.
-    Verified { size: u64 },
-    Failed { error: FillError, begun: bool },
+    Verified {
+        size: u64,
+    },
+    Failed {
+        error: FillError,
+        begun: bool,
+    },
 }
 
 /// What a reader may do next.

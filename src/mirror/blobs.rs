@@ -108,7 +108,8 @@ impl Mirror {
             }
             Err(error) if error.is_local() => {
                 tracing::warn!(blob.digest = %key.digest, upstream = %key.upstream, %error, "passing a blob through without keeping it");
-                let through = Through::open(source_of(place), key.digest, None).await.map_err(|error| self.fill_error(key, error))?;
+                let through =
+                    Through::open(source_of(place), key.digest, None).await.map_err(|error| self.fill_error(key, error))?;
                 Ok(Readable::Through(Arc::new(through)))
             }
             Err(error) => Err(self.fill_error(key, error)),

@@ -12,7 +12,7 @@ use crate::store::ListingRecord;
 use crate::upstream::{Answer, Method, Question, Target};
 
 /// The largest page that is asked for, in tags: a client cannot make us or an upstream allocate more.
-pub const PAGE_MAX: usize = 1000;
+const PAGE_MAX: usize = 1000;
 
 /// Which page of a list is wanted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -135,11 +135,9 @@ impl Mirror {
             let (mirror, place, key) = (self.clone(), place.clone(), key.clone());
             async move { mirror.fetch_listing(&place, &key, target).await }
         };
-        let (result, joined) = self.shared.listing_fetches.run(key, work).await;
+        let (result, joined) = self.shared.listing_fetches.run(key.clone(), work).await;
         match (result.unwrap_or_else(|| Err(MirrorError::abandoned())), cached) {
-            (Ok(listing), _) => {
-                Ok((listing, Lookup::of(if joined { CacheOutcome::Joined } else { CacheOutcome::Miss })))
-            }
+            (Ok(listing), _) => Ok((listing, Lookup::of(if joined { CacheOutcome::Joined } else { CacheOutcome::Miss }))),
             (Err(error), Some(cached)) => match error.permits_stale() {
                 Some(cause) => Ok((cached, Lookup::stale(cause))),
                 None => Err(error),

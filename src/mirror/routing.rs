@@ -86,6 +86,14 @@ impl Upstreams {
         self.by_name.get(&name.parse::<UpstreamName>().ok()?)
     }
 
+    /// The upstream that clients call `name`.
+    ///
+    /// # Errors
+    /// [`RoutingError::UnknownUpstream`] if there is none.
+    pub fn named(&self, name: &str) -> Result<&Arc<Upstream>, RoutingError> {
+        self.get(name).ok_or_else(|| RoutingError::UnknownUpstream(name.to_owned()))
+    }
+
     /// Each upstream once, by name.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Upstream>> {
         self.by_name.iter().filter(|(name, upstream)| **name == upstream.name).map(|(_, upstream)| upstream)
@@ -103,17 +111,18 @@ impl Upstreams {
     /// # Errors
     /// [`RoutingError`] if it means none, or two.
     pub fn route(&self, address: &Address<'_>) -> Result<Place, RoutingError> {
-        let named = |name: &str| self.get(name).ok_or_else(|| RoutingError::UnknownUpstream(name.to_owned()));
         let mut said: Option<&Arc<Upstream>> = None;
         let (first, rest) = match address.name.split_once('/') {
             Some((first, rest)) => (first, Some(rest)),
             None => (address.name, None),
         };
-        let outside_path = [address.prefix.map(named).transpose()?, address.namespace.map(named).transpose()?];
+        let outside_path = [address.prefix, address.namespace];
         // A plain word is an upstream only where nobody else names one: `corp/app` may well be a repository of Docker Hub.
         let path_is_all = outside_path.iter().all(Option::is_none) && rest.is_some();
         let in_path = self.get(first).filter(|_| looks_like_host(first) || path_is_all);
-        for upstream in outside_path.into_iter().chain([in_path]).flatten() {
+        let outside_path = outside_path.map(|name| name.map(|name| self.named(name)).transpose());
+        let [prefix, namespace] = outside_path;
+        for upstream in [prefix?, namespace?, in_path].into_iter().flatten() {
             match said {
                 Some(earlier) if earlier.name != upstream.name => {
                     return Err(RoutingError::Conflict(earlier.name.clone(), upstream.name.clone()));
@@ -143,7 +152,11 @@ impl Upstreams {
     fn by_host(&self, host: &str) -> Option<&Arc<Upstream>> {
         let host = host.to_ascii_lowercase();
         let without_port = host.rsplit_once(':').map_or(host.as_str(), |(host, _)| host);
-        self.by_host.get(&host).or_else(|| self.by_host.get(without_port)).or_else(|| self.get(&host)).or_else(|| self.get(without_port))
+        self.by_host
+            .get(&host)
+            .or_else(|| self.by_host.get(without_port))
+            .or_else(|| self.get(&host))
+            .or_else(|| self.get(without_port))
     }
 }
 

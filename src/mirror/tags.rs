@@ -6,7 +6,7 @@ use super::manifests::{Failure, Want};
 use super::{CacheOutcome, ContentKey, Document, Lookup, ManifestAnswer, Mirror, MirrorError, MissingKey, Place, TagKey};
 use crate::oci::{Manifest, Reference, Tag};
 use crate::store::{Kind, TagRecord};
-use crate::upstream::{Head, Target, UpstreamError};
+use crate::upstream::{Head, Method, Question, Target, UpstreamError};
 
 impl TagKey {
     fn new(place: &Place, tag: &Tag) -> Self {
@@ -99,18 +99,25 @@ impl Mirror {
     async fn resolve_now(&self, place: &Place, key: &TagKey) -> Result<TagRecord, MirrorError> {
         // Taken before the question: what the upstream says is no younger than that.
         let checked_at = self.shared.clock.unix_millis();
-        let target = Target::Manifest(Reference::Tag(key.tag.clone()));
-        let record = match self.head(place, target).await {
-            Ok(Head { digest: Some(digest), content_type: Some(media_type), content_length, .. }) => {
+        let reference = Reference::Tag(key.tag.clone());
+        let question =
+            Question { repository: place.repository.clone(), target: Target::Manifest(reference.clone()), method: Method::Head };
+        let head = match place.upstream.origin.ask(question).await {
+            Ok(answer) => answer.head,
+            // It does not know HEAD, and so tells as little as a HEAD without a digest.
+            Err(UpstreamError::Status { status: 400 | 405 | 501 }) => Head::default(),
+            Err(error) => return Err(self.tag_failed(key, error).await),
+        };
+        let record = match head {
+            Head { digest: Some(digest), content_type: Some(media_type), content_length, .. } => {
                 TagRecord { digest, media_type, size: content_length.unwrap_or(0), checked_at }
             }
-            // A HEAD that does not tell which manifest it is about leaves only to fetch it.
-            Ok(_) => match self.get_document(place, Reference::Tag(key.tag.clone())).await {
+            // Which manifest it is can only be told from its bytes.
+            _ => match self.get_document(place, reference).await {
                 Ok(document) => document.record(checked_at),
                 Err(Failure::Upstream(error)) => return Err(self.tag_failed(key, error).await),
                 Err(Failure::Mirror(error)) => return Err(error),
             },
-            Err(error) => return Err(self.tag_failed(key, error).await),
         };
         self.seen(key, &record).await;
         // The upstream has said in so many words that the repository has this manifest.
@@ -214,11 +221,6 @@ impl Mirror {
 
 impl Document {
     fn record(&self, checked_at: i64) -> TagRecord {
-        TagRecord {
-            digest: self.digest,
-            media_type: self.media_type.clone(),
-            size: self.bytes.len() as u64,
-            checked_at,
-        }
+        TagRecord { digest: self.digest, media_type: self.media_type.clone(), size: self.bytes.len() as u64, checked_at }
     }
 }

@@ -25,7 +25,11 @@ pub fn router(metrics: Arc<Metrics>, refresh: Arc<dyn Fn(&Metrics) + Send + Sync
     };
     // Readiness says that pulls are answered here. It does not depend on upstreams: their outage is what a mirror is for.
     let ready = move || async move {
-        if is_draining.load(Ordering::Relaxed) { (StatusCode::SERVICE_UNAVAILABLE, "draining\n") } else { (StatusCode::OK, "ready\n") }
+        if is_draining.load(Ordering::Relaxed) {
+            (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+        } else {
+            (StatusCode::OK, "ready\n")
+        }
     };
     Router::new()
         .route("/livez", get(|| async { "alive\n" }))

@@ -68,7 +68,9 @@ impl From<RouteError> for ApiError {
             RouteError::NotTheApi => (StatusCode::NOT_FOUND, ErrorCode::Unsupported),
             RouteError::BadEncoding => (StatusCode::BAD_REQUEST, ErrorCode::NameInvalid),
             RouteError::BadDigest(..) => (StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid),
-            RouteError::BadReference(_, crate::oci::ReferenceError::BadDigest(_)) => (StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid),
+            RouteError::BadReference(_, crate::oci::ReferenceError::BadDigest(_)) => {
+                (StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid)
+            }
             RouteError::BadReference(..) => (StatusCode::BAD_REQUEST, ErrorCode::ManifestInvalid),
             RouteError::BadPage => (StatusCode::BAD_REQUEST, ErrorCode::Unsupported),
         };
@@ -93,7 +95,9 @@ impl From<MirrorError> for ApiError {
         let (status, code) = match &error {
             MirrorError::Unknown(what) => (StatusCode::NOT_FOUND, unknown(what)),
             MirrorError::Upstream(error) => of_upstream(error),
-            MirrorError::Incomplete(UpstreamError::RateLimited { .. }) => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TooManyRequests),
+            MirrorError::Incomplete(UpstreamError::RateLimited { .. }) => {
+                (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TooManyRequests)
+            }
             MirrorError::Incomplete(_) => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable),
             MirrorError::Unacceptable(_) => (StatusCode::BAD_GATEWAY, ErrorCode::ManifestInvalid),
             MirrorError::Broken(error) => (StatusCode::SERVICE_UNAVAILABLE, of_fill(error)),

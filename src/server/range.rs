@@ -131,7 +131,17 @@ mod tests {
 
     #[test]
     fn what_is_malformed_is_never_taken_for_the_whole() {
-        for header in ["bytes=", "bytes=500-0", "bytes=a-b", "bytes=1", "bytes=1-2-3", "bytes=-", "bytes=1-2,", "bytes=+1-2", "bytes= 1 - 2"] {
+        for header in [
+            "bytes=",
+            "bytes=500-0",
+            "bytes=a-b",
+            "bytes=1",
+            "bytes=1-2-3",
+            "bytes=-",
+            "bytes=1-2,",
+            "bytes=+1-2",
+            "bytes= 1 - 2",
+        ] {
             assert_eq!(select(header, 1000), Err(RangeError::Malformed), "{header}");
         }
         for header in ["", "items=0-1", "0-1"] {

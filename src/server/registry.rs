@@ -89,7 +89,11 @@ impl Registry {
             return Err(ApiError::method_not_allowed());
         }
         let (address, endpoint) = match route? {
-            Route::Version => return Ok(Answered { response: respond::version(), outcome: None }),
+            Route::Version { prefix: None } => return Ok(Answered { response: respond::version(), outcome: None }),
+            Route::Version { prefix: Some(prefix) } => {
+                self.shared.mirror.upstreams().named(&prefix)?;
+                return Ok(Answered { response: respond::version(), outcome: None });
+            }
             Route::Catalog => {
                 let message = "a mirror has no catalog of its own; ask the registry itself";
                 return Err(ApiError::new(http::StatusCode::NOT_FOUND, crate::oci::ErrorCode::Unsupported, message));
@@ -164,7 +168,7 @@ impl Registry {
 /// The kind of a request, for metrics: a closed set of words.
 fn kind(route: &Result<Route, route::RouteError>) -> &'static str {
     match route {
-        Ok(Route::Version) => "version",
+        Ok(Route::Version { .. }) => "version",
         Ok(Route::In(_, Endpoint::Manifest(_))) => "manifest",
         Ok(Route::In(_, Endpoint::Blob(_))) => "blob",
         Ok(Route::In(_, Endpoint::Tags(_))) => "tags",

@@ -8,8 +8,8 @@ use crate::oci::{Digest, DigestError, Reference, ReferenceError};
 /// What a request asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Route {
-    /// `/v2/`: whether this is a registry.
-    Version,
+    /// `/v2/`: whether this is a registry, under this prefix if there is one.
+    Version { prefix: Option<String> },
     /// `/v2/_catalog`, which is not part of the specification and would list what others pull.
     Catalog,
     /// Something in a repository.
@@ -22,7 +22,10 @@ pub(super) enum Endpoint {
     Manifest(Reference),
     Blob(Digest),
     Tags(Page),
-    Referrers { digest: Digest, artifact_type: Option<String> },
+    Referrers {
+        digest: Digest,
+        artifact_type: Option<String>,
+    },
     /// Anything below `blobs/uploads/`, whatever the method: it belongs to pushing.
     Upload,
 }
@@ -71,12 +74,12 @@ pub(super) fn parse(path: &str, query: Option<&str>) -> Result<Route, RouteError
     let segments: Vec<&str> = path.strip_prefix('/').unwrap_or(&path).split('/').collect();
     let (prefix, rest) = match segments.as_slice() {
         ["v2", rest @ ..] => (None, rest),
-        [prefix, "v2", rest @ ..] => (Some((*prefix).to_owned()), rest),
+        [prefix, "v2", rest @ ..] if !prefix.is_empty() => (Some((*prefix).to_owned()), rest),
         _ => return Err(RouteError::NotTheApi),
     };
     let query = Query::parse(query);
     let (name, endpoint) = match rest {
-        [] | [""] => return Ok(Route::Version),
+        [] | [""] => return Ok(Route::Version { prefix }),
         ["_catalog"] => return Ok(Route::Catalog),
         [name @ .., "manifests", reference] if !name.is_empty() => {
             let parsed = reference.parse().map_err(|error| RouteError::BadReference((*reference).to_owned(), error));
@@ -156,13 +159,16 @@ mod tests {
         let manifest = |reference: &str| Endpoint::Manifest(reference.parse().unwrap());
         let blob = || Endpoint::Blob(DIGEST.parse().unwrap());
         for (target, route) in [
-            ("/v2/".to_owned(), Route::Version),
-            ("/v2".to_owned(), Route::Version),
-            ("/docker.io/v2/".to_owned(), Route::Version),
-            ("/v2/?ns=docker.io".to_owned(), Route::Version),
+            ("/v2/".to_owned(), Route::Version { prefix: None }),
+            ("/v2".to_owned(), Route::Version { prefix: None }),
+            ("/docker.io/v2/".to_owned(), Route::Version { prefix: Some("docker.io".to_owned()) }),
+            ("/v2/?ns=docker.io".to_owned(), Route::Version { prefix: None }),
             ("/v2/_catalog?n=9".to_owned(), Route::Catalog),
             ("/v2/alpine/manifests/3.20".to_owned(), Route::In(at(None, "alpine", None), manifest("3.20"))),
-            (format!("/v2/a/b/c/manifests/{DIGEST}?ns=reg%3A5000"), Route::In(at(None, "a/b/c", Some("reg:5000")), manifest(DIGEST))),
+            (
+                format!("/v2/a/b/c/manifests/{DIGEST}?ns=reg%3A5000"),
+                Route::In(at(None, "a/b/c", Some("reg:5000")), manifest(DIGEST)),
+            ),
             (format!("/v2/a/blobs/{}", DIGEST.replace(':', "%3A")), Route::In(at(None, "a", None), blob())),
             (format!("/ghcr.io/v2/a/blobs/{DIGEST}"), Route::In(at(Some("ghcr.io"), "a", None), blob())),
             ("/v2/v2/manifests/v2".to_owned(), Route::In(at(None, "v2", None), manifest("v2"))),
@@ -172,7 +178,10 @@ mod tests {
             ("/v2/a/tags/list".to_owned(), Route::In(at(None, "a", None), Endpoint::Tags(Page::default()))),
             (
                 "/v2/a/tags/list?n=99999999999999999999999&last=b&ns=".to_owned(),
-                Route::In(at(None, "a", None), Endpoint::Tags(Page { size: Some(usize::MAX), after: Some("b".parse().unwrap()) })),
+                Route::In(
+                    at(None, "a", None),
+                    Endpoint::Tags(Page { size: Some(usize::MAX), after: Some("b".parse().unwrap()) }),
+                ),
             ),
             (
                 format!("/v2/a/referrers/{DIGEST}?artifactType=a%2Fb"),
@@ -188,7 +197,9 @@ mod tests {
 
     #[test]
     fn what_is_not_the_api_is_refused() {
-        for target in ["", "/", "/v1/_ping", "/v2/alpine", "/v2/manifests/latest", "/v2/blobs/uploads/", "/a/b/v2/x/manifests/y", "//v2/"] {
+        for target in
+            ["", "/", "/v1/_ping", "/v2/alpine", "/v2/manifests/latest", "/v2/blobs/uploads/", "/a/b/v2/x/manifests/y", "//v2/"]
+        {
             assert_eq!(parse_target(target), Err(RouteError::NotTheApi), "{target}");
         }
         assert_eq!(parse_target("/v2/%ff/manifests/x"), Err(RouteError::BadEncoding));

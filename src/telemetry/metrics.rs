@@ -131,19 +131,47 @@ impl Metrics {
         registry.register("responses", "Responses to clients, by class of status", responses.clone());
         registry.register_with_unit("response", "Bytes of bodies sent to clients", Unit::Bytes, response_bytes.clone());
         registry.register("incomplete_responses", "Responses whose body was not sent to its end", incomplete_responses.clone());
-        registry.register_with_unit("time_to_first_byte", "From a request to the first byte of its body", Unit::Seconds, first_byte.clone());
-        registry.register_with_unit("request_duration", "From a request to the end of its answer", Unit::Seconds, duration.clone());
+        registry.register_with_unit(
+            "time_to_first_byte",
+            "From a request to the first byte of its body",
+            Unit::Seconds,
+            first_byte.clone(),
+        );
+        registry.register_with_unit(
+            "request_duration",
+            "From a request to the end of its answer",
+            Unit::Seconds,
+            duration.clone(),
+        );
         registry.register("connections", "Connections of clients", connections.clone());
-        registry.register("upstream_requests", "HTTP requests to upstreams, by upstream, kind and class of status", upstream_requests.clone());
-        registry.register_with_unit("upstream_received", "Bytes of bodies read from upstreams", Unit::Bytes, upstream_bytes.clone());
-        registry.register_with_unit("upstream_duration", "From a request to an upstream to its headers", Unit::Seconds, upstream_duration.clone());
+        registry.register(
+            "upstream_requests",
+            "HTTP requests to upstreams, by upstream, kind and class of status",
+            upstream_requests.clone(),
+        );
+        registry.register_with_unit(
+            "upstream_received",
+            "Bytes of bodies read from upstreams",
+            Unit::Bytes,
+            upstream_bytes.clone(),
+        );
+        registry.register_with_unit(
+            "upstream_duration",
+            "From a request to an upstream to its headers",
+            Unit::Seconds,
+            upstream_duration.clone(),
+        );
         registry.register(
             "upstream_ratelimit_remaining",
             "Pulls that the upstream last said are left; -1 while it has said nothing",
             upstream_ratelimit_remaining.clone(),
         );
         registry.register("fill_joins", "Requests that joined a fill under way", fill_joins.clone());
-        registry.register("fill_resumes", "Times that a fill asked for the rest of a body that ended early", fill_resumes.clone());
+        registry.register(
+            "fill_resumes",
+            "Times that a fill asked for the rest of a body that ended early",
+            fill_resumes.clone(),
+        );
         registry.register("fills_ended", "Fills that ended, by how", fills_ended.clone());
         registry.register(
             "verification_failures",
@@ -292,13 +320,28 @@ impl LevelGauges {
         };
         registry.register("fills_in_flight", "Contents that are being fetched", this.fills_in_flight.clone());
         registry.register_with_unit("cache_used", "Bytes of content at rest", Unit::Bytes, this.cache_bytes.clone());
-        registry.register_with_unit("cache_reserved", "Bytes reserved for content in flight", Unit::Bytes, this.cache_reserved_bytes.clone());
-        registry.register_with_unit("cache_capacity", "Bytes that the cache may take", Unit::Bytes, this.cache_capacity_bytes.clone());
+        registry.register_with_unit(
+            "cache_reserved",
+            "Bytes reserved for content in flight",
+            Unit::Bytes,
+            this.cache_reserved_bytes.clone(),
+        );
+        registry.register_with_unit(
+            "cache_capacity",
+            "Bytes that the cache may take",
+            Unit::Bytes,
+            this.cache_capacity_bytes.clone(),
+        );
         registry.register("cache_blobs", "Contents at rest", this.cache_blobs.clone());
         registry.register("evictions", "Contents evicted to make room", this.evictions.clone());
         registry.register_with_unit("evicted", "Bytes evicted to make room", Unit::Bytes, this.evicted_bytes.clone());
         registry.register("disk_errors", "Operations on the cache's disk that failed", this.disk_errors.clone());
-        registry.register_with_unit("process_resident", "Resident memory of the process", Unit::Bytes, this.resident_bytes.clone());
+        registry.register_with_unit(
+            "process_resident",
+            "Resident memory of the process",
+            Unit::Bytes,
+            this.resident_bytes.clone(),
+        );
         registry.register("process_open_descriptors", "Open file descriptors of the process", this.open_descriptors.clone());
         this
     }

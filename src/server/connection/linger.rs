@@ -76,7 +76,11 @@ impl AsyncWrite for Lingering {
         self.poll(|stream| stream.poll_write(cx, bytes), |_| false)
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         self.poll(|stream| stream.poll_write_vectored(cx, slices), |_| false)
     }
 
