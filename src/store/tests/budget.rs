@@ -113,6 +113,41 @@ async fn a_budget_that_was_lowered_is_kept_from_the_next_content_on() {
     assert_eq!(store.stats().bytes, home.verified_bytes());
 }
 
+/// Hundreds of tasks on several threads want more than fits, all the time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_at_once_keep_to_the_budget() {
+    const MAX: u64 = 8000;
+    let home = Home::new();
+    let store = open(&home, MAX as usize).await;
+    let tasks = (0..200u32).map(|task| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            for turn in 0..20u32 {
+                let content = content_of(((task * 7 + turn * 5) % 20) as u8);
+                let digest = Digest::sha256(&content);
+                if let Some(found) = store.get(&digest).await {
+                    assert_eq!(read(&found), content);
+                }
+                match (turn % 6, put(&store, &content).await) {
+                    (0, _) => store.remove(&digest).await,
+                    (_, Ok(stored)) => assert_eq!(read(&stored), content),
+                    (_, Err(error)) => assert!(matches!(error, StoreError::NoSpace), "{error}"),
+                }
+                let stats = store.stats();
+                assert!(stats.bytes + stats.reserved <= MAX, "{stats:?}");
+            }
+        })
+    });
+    for task in futures::future::join_all(tasks).await {
+        task.unwrap();
+    }
+    eventually("all is given back", || store.stats().reserved == 0 && home.in_flight() == 0).await;
+    let stats = store.stats();
+    assert_eq!(stats.bytes, home.verified_bytes());
+    assert!(stats.evictions > 0 && stats.bytes > 0, "{stats:?}");
+    assert_eq!(stats.catalog_errors, 0);
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Begin { seed: u8, known: bool },

@@ -92,6 +92,33 @@ async fn a_read_that_fails_is_a_miss_and_removes_nothing() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_evicted_stays_counted_and_the_next_goes_instead() {
+    for fails in 0..4 {
+        let home = Home::new();
+        home.prepare().await;
+        let fs = FaultFs::one(fails);
+        let count = Arc::clone(&fs.count);
+        let store = home.try_open(10_000, Arc::new(fs)).unwrap();
+        settled(&store).await;
+        let old = [bytes(1, 4000), bytes(2, 4000)];
+        for content in &old {
+            drop(put(&store, content).await.unwrap());
+            home.advance(60);
+        }
+        count.store(0, Ordering::SeqCst);
+        let outcome = put(&store, &bytes(3, 4000)).await;
+        eventually("what was reserved is given back", || store.stats().reserved == 0).await;
+        let stats = store.stats();
+        assert_eq!(stats.bytes, home.verified_bytes(), "step {fails}");
+        assert!(stats.bytes <= 10_000);
+        // The first thing to be done is to remove the oldest; if that cannot be done, the other goes.
+        let there = old.each_ref().map(|content| home.blob(&Digest::sha256(content)).exists());
+        assert_eq!(there, if fails == 0 { [true, false] } else { [false, true] }, "step {fails}");
+        assert_eq!(outcome.is_ok(), fails == 0, "step {fails}");
+    }
+}
+
+#[tokio::test]
 async fn refs_are_whole_or_not_there_whichever_step_fails() {
     for fails in 0.. {
         let home = Home::new();
