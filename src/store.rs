@@ -26,7 +26,7 @@ mod refs;
 mod walk;
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use self::blobs::Blobs;
@@ -115,9 +115,9 @@ impl Store {
         }
         remove_leftovers(&*fs, &layout).map_err(failed("list the parts in flight in it"))?;
 
-        let (request, requests) = walk::channel();
-        request.send();
-        let on_renewed = Box::new(move || request.send());
+        let (requester, requests, walks) = walk::Requester::new();
+        requester.send();
+        let on_renewed = Box::new(move || requester.send());
         let (database, budget) = Database::open(layout.catalog(), config.max_bytes, Arc::clone(&clock), on_renewed)?;
         let health = Arc::new(Health::default());
         let numbers = Arc::new(AtomicU64::new(0));
@@ -137,10 +137,10 @@ impl Store {
             evicting: Mutex::default(),
             evictions: AtomicU64::new(0),
             evicted_bytes: AtomicU64::new(0),
-            walking: AtomicBool::new(true),
+            walks: walks.clone(),
             numbers,
         });
-        walk::start(requests, Arc::downgrade(&blobs)).map_err(failed("start the thread that walks through it"))?;
+        walk::start(requests, walks, Arc::downgrade(&blobs)).map_err(failed("start the thread that walks through it"))?;
         Ok(Self { blobs, catalog: Catalog(catalog) })
     }
 
@@ -168,7 +168,7 @@ impl Store {
 
     /// The numbers of this moment.
     pub fn stats(&self) -> StoreStats {
-        let Blobs { budget, health, evictions, evicted_bytes, walking, .. } = &*self.blobs;
+        let Blobs { budget, health, evictions, evicted_bytes, walks, .. } = &*self.blobs;
         let amounts = budget.amounts();
         StoreStats {
             bytes: amounts.at_rest,
@@ -179,7 +179,7 @@ impl Store {
             evicted_bytes: evicted_bytes.load(Ordering::Relaxed),
             disk_errors: health.disk_errors(),
             catalog_errors: health.catalog_errors(),
-            walking: walking.load(Ordering::Relaxed),
+            walking: walks.is_any(),
         }
     }
 
@@ -212,3 +212,6 @@ async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static
         },
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
 use super::Content;
@@ -15,6 +15,7 @@ use super::filesystem::{FileSystem, StoredFile};
 use super::health::{Health, Operation};
 use super::layout::Layout;
 use super::pins::Pins;
+use super::walk;
 use crate::oci::{Digest, Hasher, MANIFEST_MAX_BYTES};
 use crate::util::Clock;
 
@@ -33,8 +34,7 @@ pub(super) struct Blobs {
     pub(super) evicting: Mutex<()>,
     pub(super) evictions: AtomicU64,
     pub(super) evicted_bytes: AtomicU64,
-    /// Whether the catalog may not know yet what is in the folder.
-    pub(super) walking: AtomicBool,
+    pub(super) walks: walk::Pending,
     /// Names the parts.
     pub(super) numbers: Arc<AtomicU64>,
 }

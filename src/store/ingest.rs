@@ -202,6 +202,8 @@ fn create(blobs: &Blobs, digest: &Digest) -> Result<(PathBuf, Arc<dyn StoredFile
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && attempts < ATTEMPTS => attempts += 1,
             Err(error) => {
                 blobs.health.disk_error(Operation::CreatePart, &path, &error);
+                // The file may have been made all the same.
+                remove(blobs, &path);
                 return Err(StoreError::io(Operation::CreatePart, error));
             }
         }

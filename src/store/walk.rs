@@ -3,9 +3,9 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::Weak;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Weak};
 use std::thread;
 
 use super::blobs::{Blobs, is_plausible};
@@ -19,12 +19,15 @@ use crate::oci::{Algorithm, Digest, RepositoryName, UpstreamName};
 /// How many unknown contents enter the catalog in one transaction.
 const BATCH: usize = 512;
 
-/// Asks for a walk. The walker ends when all of these are gone, or the store is.
-#[derive(Clone)]
-pub(super) struct Request(Sender<()>);
+/// Asks for walks. The walker ends when this is gone, or the store is.
+pub(super) struct Requester {
+    requests: Sender<()>,
+    pending: Pending,
+}
 
-/// Where requests arrive.
-pub(super) struct Requests(Receiver<()>);
+/// The walks that were asked for and have not ended: while there is one, the catalog may not know all that is in the folder.
+#[derive(Clone, Default)]
+pub(super) struct Pending(Arc<AtomicUsize>);
 
 /// The store was closed.
 struct Closed;
@@ -36,27 +39,36 @@ struct RefsStep {
     name: String,
 }
 
-pub(super) fn channel() -> (Request, Requests) {
-    let (sender, receiver) = mpsc::channel();
-    (Request(sender), Requests(receiver))
+impl Requester {
+    pub(super) fn new() -> (Self, Receiver<()>, Pending) {
+        let (requests, received) = mpsc::channel();
+        let pending = Pending::default();
+        (Self { requests, pending: pending.clone() }, received, pending)
+    }
+
+    pub(super) fn send(&self) {
+        self.pending.0.fetch_add(1, Ordering::SeqCst);
+        // There is no walker at shutdown only.
+        let _ = self.requests.send(());
+    }
 }
 
-impl Request {
-    pub(super) fn send(&self) {
-        // There is no walker at shutdown only.
-        let _ = self.0.send(());
+impl Pending {
+    pub(super) fn is_any(&self) -> bool {
+        self.0.load(Ordering::SeqCst) > 0
     }
 }
 
 /// Starts the thread that walks through the store's folder as often as it is asked to.
-pub(super) fn start(requests: Requests, blobs: Weak<Blobs>) -> io::Result<()> {
+pub(super) fn start(requests: Receiver<()>, pending: Pending, blobs: Weak<Blobs>) -> io::Result<()> {
     let run = move || {
-        while requests.0.recv().is_ok() {
+        while requests.recv().is_ok() {
             // What was asked for meanwhile is served by the walk that begins now.
-            while requests.0.try_recv().is_ok() {}
+            let served = 1 + requests.try_iter().count();
             if walk(&blobs).is_err() {
                 return;
             }
+            pending.0.fetch_sub(served, Ordering::SeqCst);
         }
     };
     thread::Builder::new().name("larder-walk".into()).spawn(run).map(drop)
@@ -66,7 +78,6 @@ pub(super) fn start(requests: Requests, blobs: Weak<Blobs>) -> io::Result<()> {
 fn walk(blobs: &Weak<Blobs>) -> Result<(), Closed> {
     let open = || blobs.upgrade().ok_or(Closed);
     let store = open()?;
-    store.walking.store(true, Ordering::Relaxed);
     if let Err(error) = store.catalog.database.check() {
         store.health.catalog_error("check", &error);
     }
@@ -80,7 +91,6 @@ fn walk(blobs: &Weak<Blobs>) -> Result<(), Closed> {
         walk_blobs(&*open()?, first);
     }
     let store = open()?;
-    store.walking.store(false, Ordering::Relaxed);
     let amounts = store.budget.amounts();
     tracing::info!(blobs = amounts.blobs, size_bytes = amounts.at_rest, "the catalog is in agreement with the folder");
     Ok(())

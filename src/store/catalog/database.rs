@@ -121,4 +121,14 @@ impl Database {
         }
         self.writer.send(Command::SetAside { generation }).map_err(|_| CatalogError::Stopped)
     }
+
+    /// Has the catalog replaced as if it had been found to be broken, and waits until it is.
+    #[cfg(test)]
+    pub(in crate::store) fn set_aside(&self) {
+        let generation = self.readers.generation();
+        assert!(self.writer.send(Command::SetAside { generation }).is_ok(), "the writer lives as long as this");
+        while self.readers.generation() == generation {
+            std::thread::yield_now();
+        }
+    }
 }

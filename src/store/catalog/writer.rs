@@ -146,6 +146,8 @@ impl Worker {
             }
             self.run_all(jobs);
             if closed {
+                // The last connection to be closed is one that can write, so that it leaves no log behind.
+                self.readers.renew();
                 return;
             }
         }
@@ -190,10 +192,10 @@ impl Worker {
     fn connection(&mut self) -> Result<&mut Connection, CatalogError> {
         if self.connection.is_none() {
             let opened = schema::open(&self.path, self.clock.unix_millis())?;
-            self.readers.renew();
             self.budget.restart(opened.at_rest, opened.blobs);
             self.connection = Some(opened.connection);
             (self.on_renewed)();
+            self.readers.renew();
         }
         Ok(self.connection.as_mut().expect("made above"))
     }
