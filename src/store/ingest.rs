@@ -81,7 +81,7 @@ impl Ingest {
     /// they are on the disk for good; the content it gives reads the file that was written.
     ///
     /// # Errors
-    /// [`StoreError`]; then the part is gone, and so is what it would have replaced if that was in the way.
+    /// [`StoreError`]; then the part is gone. Content of the same digest that was there before may be gone, too.
     pub async fn commit(self, size: u64) -> Result<Content, StoreError> {
         off_thread(move || self.commit_blocking(size)).await?
     }
