@@ -81,6 +81,17 @@ impl Default for Config {
 }
 
 impl Config {
+    /// This configuration with a JSON merge patch (RFC 7396) applied; `null` turns a switch back to its default.
+    ///
+    /// # Errors
+    ///
+    /// The patch names a switch that does not exist, or a value that does not fit.
+    pub fn patched(&self, patch: Value) -> Result<Config, serde_json::Error> {
+        let mut document = serde_json::to_value(self)?;
+        merge(&mut document, patch);
+        serde_json::from_value(document)
+    }
+
     /// Whether `user` (`None`: anonymous) may read `repository`.
     pub(crate) fn may_read(&self, user: Option<&str>, repository: &str) -> bool {
         match self.private.get(repository) {
@@ -243,7 +254,7 @@ pub(crate) mod millis {
 }
 
 /// Applies a JSON merge patch (RFC 7396).
-pub(crate) fn merge(target: &mut Value, patch: Value) {
+fn merge(target: &mut Value, patch: Value) {
     let Value::Object(patch) = patch else {
         *target = patch;
         return;
@@ -268,20 +279,14 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn patched(patch: Value) -> Result<Config, serde_json::Error> {
-        let mut config = serde_json::to_value(Config::default()).unwrap();
-        merge(&mut config, patch);
-        serde_json::from_value(config)
-    }
-
     #[test]
     fn a_patch_changes_what_it_names_and_nothing_else() {
-        let config = patched(json!({
+        let patch = json!({
             "auth": "none",
             "rate_limit": {"limit": 3},
             "token": {"expires_in": {"literal": "300"}, "lifetime_ms": 50},
-        }))
-        .unwrap();
+        });
+        let config = Config::default().patched(patch).unwrap();
         let mut expected = Config {
             auth: Auth::None,
             rate_limit: Some(RateLimit::of(3)),
@@ -294,18 +299,17 @@ mod tests {
 
     #[test]
     fn null_turns_a_switch_back() {
-        let mut config = serde_json::to_value(Config {
+        let limited = Config {
             rate_limit: Some(RateLimit::of(1)),
             ..Config::default()
-        })
-        .unwrap();
-        merge(&mut config, json!({"rate_limit": null}));
-        let config: Config = serde_json::from_value(config).unwrap();
-        assert_eq!(config.rate_limit, None);
+        };
+        let config = limited.patched(json!({"rate_limit": null})).unwrap();
+        assert_eq!(config, Config::default());
     }
 
     #[test]
     fn an_unknown_switch_is_an_error() {
-        assert!(patched(json!({"redirect_blob": false})).is_err());
+        let patch = json!({"redirect_blob": false});
+        assert!(Config::default().patched(patch).is_err());
     }
 }

@@ -26,8 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A running registry, token server and CDN. Dropping it stops them.
 pub struct Hub {
-    pub(crate) state: Arc<State>,
-    pub(crate) listening: PerListener<Listening>,
+    state: Arc<State>,
+    listening: PerListener<Listening>,
     ca_pem: Option<String>,
 }
 
@@ -88,14 +88,24 @@ impl Hub {
         self.state.configure(change)
     }
 
+    /// The switches as they are now.
+    pub fn config(&self) -> Config {
+        Config::clone(&self.state.config())
+    }
+
     /// Puts a fault in force.
     pub fn fault(&self, fault: Fault) -> FaultHandle {
         self.state.faults.add(fault)
     }
 
-    /// Ends a fault, and lets go on what it holds.
-    pub fn remove_fault(&self, fault: &FaultHandle) {
-        self.state.faults.remove(fault.id());
+    /// Ends the fault of this [`FaultHandle::id`], and lets go on what it holds; `false` if there is none.
+    pub fn remove_fault(&self, id: u64) -> bool {
+        self.state.faults.remove(id)
+    }
+
+    /// Lets all go on that a fault holds, which then holds no more; `false` if there is no fault of this id.
+    pub fn release_fault(&self, id: u64) -> bool {
+        self.state.faults.release(id)
     }
 
     /// Ends all faults, and lets go on what they hold.
@@ -169,15 +179,20 @@ impl Hub {
     }
 
     /// Refuses connections at all listeners, and ends those that are open.
-    pub async fn stop_listening(&mut self) {
+    pub async fn stop_listening(&self) {
         for listener in Listener::ALL {
             self.stop_listening_on(listener).await;
         }
     }
 
     /// Refuses connections at one listener, and ends those that are open.
-    pub async fn stop_listening_on(&mut self, listener: Listener) {
-        self.listening.get_mut(listener).stop().await;
+    pub async fn stop_listening_on(&self, listener: Listener) {
+        self.listening.get(listener).stop().await;
+    }
+
+    /// Whether a listener accepts connections.
+    pub async fn is_listening_on(&self, listener: Listener) -> bool {
+        self.listening.get(listener).is_open().await
     }
 
     /// Listens again, at all listeners, on the same ports.
@@ -185,7 +200,7 @@ impl Hub {
     /// # Errors
     ///
     /// A port was taken by another process and stayed so for five seconds.
-    pub async fn resume(&mut self) -> io::Result<()> {
+    pub async fn resume(&self) -> io::Result<()> {
         for listener in Listener::ALL {
             self.resume_on(listener).await?;
         }
@@ -197,7 +212,7 @@ impl Hub {
     /// # Errors
     ///
     /// As [`Hub::resume`].
-    pub async fn resume_on(&mut self, listener: Listener) -> io::Result<()> {
-        self.listening.get_mut(listener).resume().await
+    pub async fn resume_on(&self, listener: Listener) -> io::Result<()> {
+        self.listening.get(listener).resume().await
     }
 }

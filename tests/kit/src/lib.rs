@@ -20,11 +20,20 @@
 //! # });
 //! ```
 
+#![cfg_attr(
+    test,
+    expect(
+        clippy::unwrap_used,
+        reason = "a test that unwraps fails, as it should"
+    )
+)]
+
 mod backend;
 mod blob_reply;
 mod cdn;
 mod config;
 mod content;
+mod control;
 mod digest;
 mod fault;
 mod http;
@@ -44,6 +53,7 @@ pub use config::{
     Auth, Config, ExpiresIn, ManifestRedirect, Network, RateLimit, TokenFields, TokenReply,
 };
 pub use content::{Blob, Manifest, Repository};
+pub use control::{Control, ControlError};
 pub use digest::{Algorithm, Digest, Hasher, MalformedDigest};
 pub use fault::{Action, Declare, Ending, Fault, FaultHandle, FaultStatus};
 pub use http::Headers;

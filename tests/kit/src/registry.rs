@@ -36,7 +36,7 @@ async fn route(state: &State, request: &Request) -> Reply {
     }
     let access = match access::check(state, request, route.repository()).await {
         Ok(access) => access,
-        Err(refusal) => return refusal,
+        Err(refusal) => return *refusal,
     };
     if request.is_head() && !state.config().head {
         return Reply::error(405, "UNSUPPORTED", "HEAD is not answered here");

@@ -51,11 +51,6 @@ impl State {
         config.clone()
     }
 
-    pub(crate) fn set_config(&self, config: Config) {
-        let mut current = self.config.write().unwrap_or_else(PoisonError::into_inner);
-        *current = Arc::new(config);
-    }
-
     /// Changes the configuration; requests see it before or after, never in between.
     pub(crate) fn configure<T>(&self, change: impl FnOnce(&mut Config) -> T) -> T {
         let mut current = self.config.write().unwrap_or_else(PoisonError::into_inner);

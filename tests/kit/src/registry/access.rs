@@ -36,7 +36,7 @@ pub(super) async fn check(
     state: &State,
     request: &Request,
     repository: Option<&str>,
-) -> Result<Access, Reply> {
+) -> Result<Access, Box<Reply>> {
     let config = state.config();
     match config.auth {
         Auth::None => Ok(access(request, None)),
@@ -51,7 +51,11 @@ fn access(request: &Request, user: Option<String>) -> Access {
     }
 }
 
-fn basic(config: &Config, request: &Request, repository: Option<&str>) -> Result<Access, Reply> {
+fn basic(
+    config: &Config,
+    request: &Request,
+    repository: Option<&str>,
+) -> Result<Access, Box<Reply>> {
     let right = request
         .basic_credential()
         .filter(|(user, password)| config.password_is_right(user, password));
@@ -62,7 +66,7 @@ fn basic(config: &Config, request: &Request, repository: Option<&str>) -> Result
     match repository {
         Some(name) if !config.may_read(Some(&user), name) => {
             let message = "requested access to the resource is denied";
-            Err(Reply::error(403, "DENIED", message))
+            Err(Box::new(Reply::error(403, "DENIED", message)))
         }
         _ => Ok(access(request, Some(user))),
     }
@@ -73,7 +77,7 @@ fn bearer(
     config: &Config,
     request: &Request,
     repository: Option<&str>,
-) -> Result<Access, Reply> {
+) -> Result<Access, Box<Reply>> {
     let problem = match request.bearer_token() {
         None => TokenProblem::Missing,
         Some(token) => match state.tokens.look_up(token) {
@@ -97,11 +101,11 @@ fn bearer(
 }
 
 /// A 401 with this challenge, or with those that are configured in its place.
-fn challenged(config: &Config, challenge: String) -> Reply {
+fn challenged(config: &Config, challenge: String) -> Box<Reply> {
     let mut reply = Reply::error(401, "UNAUTHORIZED", "authentication required");
     let lines = config.challenge.clone().unwrap_or_else(|| vec![challenge]);
     for line in lines {
         reply.headers.add("WWW-Authenticate", line);
     }
-    reply
+    Box::new(reply)
 }

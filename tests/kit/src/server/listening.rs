@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
+use tokio::sync::{Mutex, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
@@ -40,7 +40,7 @@ pub(crate) struct Listening {
     address: SocketAddr,
     site: Arc<dyn Site>,
     tls: Option<TlsAcceptor>,
-    running: Option<Running>,
+    running: Mutex<Option<Running>>,
 }
 
 struct Running {
@@ -56,27 +56,26 @@ impl Listening {
         site: Arc<dyn Site>,
         tls: Option<TlsAcceptor>,
     ) -> Listening {
-        let mut listening = Listening {
+        let running = run(socket, site.clone(), tls.clone());
+        Listening {
             address,
             site,
             tls,
-            running: None,
-        };
-        listening.run(socket);
-        listening
+            running: Mutex::new(Some(running)),
+        }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    pub(crate) fn is_open(&self) -> bool {
-        self.running.is_some()
+    pub(crate) async fn is_open(&self) -> bool {
+        self.running.lock().await.is_some()
     }
 
     /// Refuses connections from now on, and ends those that are open.
-    pub(crate) async fn stop(&mut self) {
-        if let Some(Running { stop, task }) = self.running.take() {
+    pub(crate) async fn stop(&self) {
+        if let Some(Running { stop, task }) = self.running.lock().await.take() {
             // It fails when the task has ended, which is what is wanted.
             let _ = stop.send(());
             let _ = task.await;
@@ -84,8 +83,9 @@ impl Listening {
     }
 
     /// Listens again at the same address.
-    pub(crate) async fn resume(&mut self) -> io::Result<()> {
-        if self.is_open() {
+    pub(crate) async fn resume(&self) -> io::Result<()> {
+        let mut running = self.running.lock().await;
+        if running.is_some() {
             return Ok(());
         }
         let mut attempt = 1;
@@ -100,25 +100,25 @@ impl Listening {
                 bound => break bound?,
             }
         };
-        self.run(socket);
+        *running = Some(run(socket, self.site.clone(), self.tls.clone()));
         Ok(())
-    }
-
-    fn run(&mut self, socket: Socket) {
-        let (stop, stopped) = oneshot::channel();
-        let accepting = accept(socket.0, self.site.clone(), self.tls.clone(), stopped);
-        self.running = Some(Running {
-            stop,
-            task: tokio::spawn(accepting),
-        });
     }
 }
 
 impl Drop for Listening {
     fn drop(&mut self) {
-        if let Some(running) = &self.running {
+        if let Some(running) = self.running.get_mut() {
             running.task.abort();
         }
+    }
+}
+
+fn run(socket: Socket, site: Arc<dyn Site>, tls: Option<TlsAcceptor>) -> Running {
+    let (stop, stopped) = oneshot::channel();
+    let accepting = accept(socket.0, site, tls, stopped);
+    Running {
+        stop,
+        task: tokio::spawn(accepting),
     }
 }
 

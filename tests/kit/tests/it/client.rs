@@ -88,6 +88,15 @@ impl Connection {
         .await
     }
 
+    pub(crate) async fn ask_with_body(&mut self, method: &str, target: &str, body: &str) -> Answer {
+        let length = body.len().to_string();
+        let head =
+            format!("{method} {target} HTTP/1.1\r\nHost: hub\r\nContent-Length: {length}\r\n\r\n");
+        self.stream.write_all(head.as_bytes()).await.unwrap();
+        self.stream.write_all(body.as_bytes()).await.unwrap();
+        answer_to(&mut self.stream, &mut self.received, method).await
+    }
+
     /// Sends a request and leaves without waiting for the answer.
     pub(crate) async fn leave_after(mut self, target: &str) {
         let head = format!("GET {target} HTTP/1.1\r\nHost: hub\r\n\r\n");
@@ -147,7 +156,14 @@ async fn exchange(
     }
     head.push_str("\r\n");
     stream.write_all(head.as_bytes()).await.unwrap();
+    answer_to(stream, received, method).await
+}
 
+async fn answer_to(
+    stream: &mut (impl AsyncRead + Unpin),
+    received: &mut Vec<u8>,
+    method: &str,
+) -> Answer {
     let mut end = End::Complete;
     loop {
         if let Some((answer, used)) = parse(received, method == "HEAD", end) {

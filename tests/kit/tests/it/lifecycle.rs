@@ -7,7 +7,7 @@ use crate::client::{Connection, End, NAME, get, get_tls, manifest_url, plain_hub
 
 #[tokio::test]
 async fn a_stopped_hub_refuses_connections_and_comes_back_at_the_same_port() {
-    let (mut hub, ..) = plain_hub(1).await;
+    let (hub, ..) = plain_hub(1).await;
     let address = hub.address(Listener::Registry);
     let mut kept = Connection::open(&address.to_string()).await;
     assert_eq!(kept.ask("GET", "/v2/", &[]).await.status, 200);
@@ -23,7 +23,7 @@ async fn a_stopped_hub_refuses_connections_and_comes_back_at_the_same_port() {
 
 #[tokio::test]
 async fn one_listener_can_be_stopped_alone() {
-    let (mut hub, ..) = plain_hub(1).await;
+    let (hub, ..) = plain_hub(1).await;
     hub.stop_listening_on(Listener::Cdn).await;
     assert!(
         TcpStream::connect(hub.address(Listener::Cdn))

@@ -87,7 +87,7 @@ async fn a_repository_in_memory_hides_that_of_the_origin() {
 
 #[tokio::test]
 async fn an_origin_that_is_down_is_said_to_be() {
-    let (mut origin, ..) = plain_hub(1).await;
+    let (origin, ..) = plain_hub(1).await;
     let hub = proxy_of(&origin).await;
     let token = token(&hub, None).await;
     origin.stop_listening().await;
