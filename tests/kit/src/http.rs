@@ -1,5 +1,5 @@
 //! HTTP/1.1 messages as the kit reads and writes them: requests parsed, replies described.
-//! Does no I/O and knows nothing of registries.
+//! Does no I/O and decides nothing.
 
 mod headers;
 mod range;

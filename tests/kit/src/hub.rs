@@ -119,6 +119,9 @@ impl Hub {
     }
 
     /// The requests since the start or [`Hub::reset_records`].
+    ///
+    /// A client may have read the end of an answer an instant before it is recorded: to rely on
+    /// [`Outcome`](crate::Outcome) or on the bytes of the last answers, wait by [`Hub::until`].
     pub fn requests(&self) -> Requests {
         self.state.ledger.requests()
     }

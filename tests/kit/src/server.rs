@@ -50,6 +50,8 @@ pub(crate) trait Site: Send + Sync + 'static {
 /// Counts what passes at a listener.
 #[derive(Debug, Default)]
 pub(crate) struct Traffic {
+    /// Numbers connections; unlike the counts, never begins anew.
+    connections: AtomicU64,
     /// Connections that were accepted.
     pub(crate) accepted: AtomicU64,
     /// Connections that are open.

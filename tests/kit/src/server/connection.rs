@@ -9,9 +9,9 @@ use std::sync::atomic::Ordering;
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncReadExt as _;
 
+use super::Site;
 use super::pace::Pacer;
 use super::transport::Transport;
-use super::{Site, Traffic};
 use crate::fault::Ending;
 use crate::http::{BadRequest, Head, Reply, Request};
 
@@ -136,9 +136,10 @@ pub(super) struct Open(Arc<dyn Site>);
 impl Open {
     /// Counts a connection that was accepted; also says which it is, from 0.
     pub(super) fn count(site: Arc<dyn Site>) -> (Open, u64) {
-        let Traffic { accepted, open, .. } = site.traffic();
-        let number = accepted.fetch_add(1, Ordering::Relaxed);
-        open.fetch_add(1, Ordering::Relaxed);
+        let traffic = site.traffic();
+        let number = traffic.connections.fetch_add(1, Ordering::Relaxed);
+        traffic.accepted.fetch_add(1, Ordering::Relaxed);
+        traffic.open.fetch_add(1, Ordering::Relaxed);
         (Open(site), number)
     }
 }
