@@ -134,6 +134,29 @@ async fn a_wrong_guess_corrects_itself() {
 }
 
 #[tokio::test]
+async fn a_guess_that_the_token_server_denies_is_left_to_the_registry() {
+    let server = serve(|seen| match (seen.path(), seen.header("authorization")) {
+        ("/token", _) if seen.query().contains("open") => Reply::json(r#"{"token":"t"}"#),
+        ("/token", _) => Reply::new(403),
+        ("/v2/free/manifests/latest", _) | (_, Some(_)) => Reply::new(200).body(CONTENT),
+        (_, None) => {
+            let host = seen.header("host").unwrap();
+            Reply::new(401).header("www-authenticate", &format!(r#"Bearer realm="http://{host}/token""#))
+        }
+    });
+    let registry = registry(config(&server.url()));
+    fetch(&registry, manifest("open")).await.unwrap();
+    fetch(&registry, manifest("free")).await.unwrap();
+    assert_eq!(server.count("/v2/free/manifests/latest"), 1, "it needs no token, whatever the token server says");
+    let (tokens, all) = (server.count("/token"), server.seen().len());
+    let denied = UpstreamError::Denied { status: 403, by: Party::TokenServer, code: None };
+    assert_eq!(fetch_error(&registry, manifest("closed")).await, denied);
+    assert_eq!((server.count("/token"), server.seen().len()), (tokens + 1, all + 2), "the same is not asked for twice");
+    fetch(&registry, manifest("open/too")).await.unwrap();
+    assert_eq!(server.count("/v2/open/too/manifests/latest"), 1, "one denial does not unlearn what is true for the others");
+}
+
+#[tokio::test]
 async fn an_expired_token_that_is_answered_with_basic_is_renewed() {
     // Harbor: anonymous requests are challenged with Bearer, those with a bad token with Basic.
     let given = Mutex::new(0);

@@ -84,7 +84,7 @@ async fn a_credential_is_not_configured_for_the_clear() {
 }
 
 #[tokio::test]
-async fn urls_that_cannot_work_are_refused() {
+async fn settings_that_cannot_work_are_refused() {
     for url in [
         "ftp://r.example/",
         "https://user@r.example/",
@@ -96,6 +96,9 @@ async fn urls_that_cannot_work_are_refused() {
         let built = Registry::with_proxies(config(url), Arc::new(Notes::default()), Proxies::none());
         assert!(matches!(built, Err(BuildError::BadUrl)), "{url}");
     }
+    let config_with_agent = RegistryConfig { user_agent: "larder\n".to_owned(), ..config("https://r.example/") };
+    let built = Registry::with_proxies(config_with_agent, Arc::new(Notes::default()), Proxies::none());
+    assert!(matches!(built, Err(BuildError::BadUserAgent)));
     let realm = Some("https://user@auth.example/".parse().unwrap());
     let built = Registry::with_proxies(
         RegistryConfig { realm, ..config("https://r.example/") },
