@@ -81,6 +81,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn who_comes_first_goes_first() {
+        let (pace, order) = (Arc::new(pace(10, 60)), Arc::new(std::sync::Mutex::new(Vec::new())));
+        let turns = (0..50).map(|number| {
+            let (pace, order) = (Arc::clone(&pace), Arc::clone(&order));
+            tokio::spawn(async move {
+                // They come one by one, faster than they may go.
+                tokio::time::sleep(Duration::from_millis(7 * number)).await;
+                pace.turn().await.unwrap();
+                order.lock().unwrap().push(number);
+            })
+        });
+        futures::future::join_all(turns).await;
+        assert_eq!(*order.lock().unwrap(), (0..50).collect::<Vec<_>>());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn who_would_wait_too_long_is_told() {
         let pace = Arc::new(pace(1, 5));
         let turns = (0..20).map(|_| {

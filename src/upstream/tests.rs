@@ -159,6 +159,16 @@ impl TokenRegistry {
     }
 }
 
+/// Waits for something that is going to happen, and fails if it does not.
+async fn eventually(what: &str, happened: impl Fn() -> bool) {
+    let waiting = async {
+        while !happened() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), waiting).await.expect(what);
+}
+
 /// Turns the runtime's clock forward while nothing else is going on.
 async fn let_pass(duration: Duration) {
     tokio::time::pause();

@@ -55,6 +55,9 @@ async fn a_token_with_too_few_rights_makes_no_loop() {
     // The cached token is tried, then a new one, and that is that.
     assert_eq!(fetch_error(&registry, manifest("a/b")).await, denied);
     assert_eq!((server.seen().len(), server.count("/token")), (6, 2));
+    // A token that was fetched ahead of the question is as new as it can be.
+    assert_eq!(fetch_error(&registry, manifest("c/d")).await, UpstreamError::denied(401));
+    assert_eq!((server.seen().len(), server.count("/token")), (8, 3));
 }
 
 #[tokio::test]

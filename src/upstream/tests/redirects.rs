@@ -4,6 +4,8 @@ use std::net::Ipv4Addr;
 
 use super::server::serve_on;
 use super::*;
+use crate::upstream::redirect::{Hop, Reach};
+use crate::upstream::wire::{Request, Wire};
 
 const CDN: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 const OTHER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
@@ -80,13 +82,27 @@ async fn private_addresses_are_not_connected_to() {
         (format!("http://[::ffff:127.0.0.2]:{port}/canary"), "[::ffff:7f00:2]"),
         ("http://169.254.169.254/canary".to_owned(), "169.254.169.254"),
         ("http://10.0.0.1/canary".to_owned(), "10.0.0.1"),
-        // A name is looked up, and every address that comes back is one of this machine.
         (format!("http://localhost:{port}/canary"), "localhost"),
     ] {
         let server = serve(move |_| Reply::redirect(307, &location));
         let error = fetch_error(&registry(config(&server.url())), blob(Method::Get)).await;
         assert_eq!(error, Refusal::Address { host: host.to_owned() }.into());
         assert!(!error.is_transient());
+    }
+    assert_eq!(trap.connections(), 0);
+}
+
+#[tokio::test]
+async fn a_foreign_name_is_connected_to_at_public_addresses_only() {
+    let trap = serve(content);
+    let notes = Arc::new(Notes::default());
+    let wire = Wire::new(&config("https://r.example.org/"), Proxies::none(), notes).unwrap();
+    let url: url::Url = format!("http://localhost:{}/", trap.port()).parse().unwrap();
+    for kind in ["blob", "manifest"] {
+        let hop = Hop { url: url.clone(), reach: Reach::Foreign };
+        let request = Request { kind, method: reqwest::Method::GET, hop: &hop, headers: reqwest::header::HeaderMap::new() };
+        let error = wire.send(request).await.expect_err("it has no public address");
+        assert_eq!(error, Refusal::Address { host: "localhost".to_owned() }.into());
     }
     assert_eq!(trap.connections(), 0);
 }
