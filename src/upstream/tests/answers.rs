@@ -148,22 +148,23 @@ async fn a_body_that_is_not_what_was_declared_ends_with_an_error() {
 
 #[tokio::test]
 async fn parts_are_taken_only_if_they_are_those_asked_for() {
-    for (range, length_matches) in [
-        ("bytes 4-9/10", false),
-        ("bytes 6-9/10", true),
-        ("bytes 5-4/10", true),
-        ("bytes 5-9/9", true),
-        ("bytes 5-x/10", true),
-        ("bytes +5-9/10", true),
-        ("bytes 5-8/10", false),
-        ("bytes 5-18446744073709551615/*", true),
-        ("lines 5-9/10", true),
-        ("bytes */10", true),
-        ("", true),
+    for range in [
+        "bytes 4-8/10",
+        "bytes 6-10/11",
+        "bytes 4-9/10",
+        "bytes 5-8/10",
+        "bytes 5-4/10",
+        "bytes 5-9/9",
+        "bytes 5-x/10",
+        "bytes +5-9/10",
+        "bytes 5-18446744073709551615/*",
+        "lines 5-9/10",
+        "bytes */10",
+        "",
     ] {
         let server = serve(move |_| Reply::new(206).header("content-range", range).body(b"56789"));
         let error = fetch_error(&registry(config(&server.url())), blob(Method::GetFrom(5))).await;
-        assert!(matches!(error, UpstreamError::Broken { .. }), "{range} {length_matches}: {error}");
+        assert!(matches!(error, UpstreamError::Broken { .. }), "{range}: {error}");
     }
     let unasked = serve(|_| Reply::new(206).header("content-range", "bytes 0-9/10").body(CONTENT));
     assert!(matches!(fetch_error(&registry(config(&unasked.url())), blob(Method::Get)).await, UpstreamError::Broken { .. }));
