@@ -44,9 +44,8 @@ impl Redirects {
     ///
     /// # Errors
     /// [`Refusal::Redirect`] if it is no http(s) URL, names a user, or leads from https to http; [`Refusal::Address`] if it is a
-    /// literal
-    /// address inside some network, or this machine by name. Trusted origins may be in http and anywhere; the registry's own host anywhere, and in http
-    /// if the registry is.
+    /// literal address inside some network, or this machine by name. Trusted origins may be in http and anywhere; the registry's
+    /// own host anywhere, and in http if the registry is.
     pub(super) fn follow(&self, from: &Url, location: &HeaderValue) -> Result<Hop, Refusal> {
         let refuse = |host: &str, why| Err(Refusal::Redirect { host: host.to_owned(), why });
         let Some(url) = std::str::from_utf8(location.as_bytes()).ok().and_then(|text| from.join(text).ok()) else {
