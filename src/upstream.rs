@@ -13,6 +13,8 @@ mod realm;
 mod redirect;
 mod registry;
 mod settings;
+#[cfg(test)]
+mod tests;
 mod tls;
 mod token;
 mod wire;

@@ -1,6 +1,5 @@
 //! `larder serve`: builds every part from the configuration, listens, and stops in order.
 
-use std::future::Future;
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
@@ -193,11 +192,9 @@ fn max_bytes(config: &Config) -> anyhow::Result<u64> {
     Ok((system.f_blocks.saturating_mul(system.f_frsize) / 100).saturating_mul(share))
 }
 
-fn stopped(mut stopping: watch::Receiver<bool>) -> impl Future<Output = ()> {
-    async move {
-        // The sender is gone only when the process is about to be.
-        let _ = stopping.wait_for(|stop| *stop).await;
-    }
+async fn stopped(mut stopping: watch::Receiver<bool>) {
+    // The sender is gone only when the process is about to be.
+    let _ = stopping.wait_for(|stop| *stop).await;
 }
 
 /// The signals that ask a server to stop.

@@ -9,8 +9,8 @@ pub enum FillError {
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
     /// The upstream's bytes are not what they should be: never kept, never served whole.
-    #[error("the upstream's bytes hash to {actual}, not to {expected}")]
-    WrongDigest { expected: Digest, actual: Digest },
+    #[error("the upstream's bytes hash to {actual}, which is not what was asked for")]
+    WrongDigest { actual: Digest },
     #[error("the upstream has {actual} bytes where {expected} were expected")]
     WrongSize { expected: u64, actual: u64 },
     /// There is no room in the cache: the content can pass through, but not be kept.

@@ -118,7 +118,7 @@ fn verified(body: ByteStream, digest: Digest, size: Option<u64>) -> impl futures
                     if let Some(hasher) = state.hasher.take() {
                         let actual = hasher.finish();
                         if actual != digest {
-                            return Err(FillError::WrongDigest { expected: digest, actual });
+                            return Err(FillError::WrongDigest { actual });
                         }
                     }
                 }

@@ -53,7 +53,7 @@ impl Mirror {
             return Ok(BlobHead { size, lookup: Lookup::of(CacheOutcome::Joined) });
         }
         let size = self.confirm(place, &key).await?;
-        Ok(BlobHead { size: size.or(access.size()), lookup: Lookup::of(CacheOutcome::Miss) })
+        Ok(BlobHead { size: size.or(access.size()), lookup: Lookup::of(CacheOutcome::Forwarded) })
     }
 
     /// The blob as it lies on the disk, once `place` is known to have it; and what was known of that before.

@@ -67,7 +67,7 @@ impl Mirror {
                 if head.digest.is_some_and(|told| told != *digest) {
                     return Err(MirrorError::Unacceptable(format!("asked for {digest}, told of another digest")));
                 }
-                let lookup = Lookup::of(CacheOutcome::Miss);
+                let lookup = Lookup::of(CacheOutcome::Forwarded);
                 Ok(ManifestAnswer { digest: *digest, media_type, size: head.content_length, bytes: None, lookup })
             }
         }

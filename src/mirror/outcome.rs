@@ -13,6 +13,8 @@ pub enum CacheOutcome {
     Stale(StaleReason),
     /// Fetched, and kept.
     Miss,
+    /// Answered by the upstream's headers: nobody wanted the content, so nothing was fetched.
+    Forwarded,
     /// Fetched by another client's request that was under way.
     Joined,
     /// Fetched, and not kept: the cache has no room or its disk fails.
@@ -40,7 +42,7 @@ pub struct Lookup {
 
 impl CacheOutcome {
     /// All outcomes, for metrics that exist before they count.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Hit,
         Self::Revalidated,
         Self::Stale(StaleReason::RateLimited),
@@ -50,6 +52,7 @@ impl CacheOutcome {
         Self::Stale(StaleReason::Unreachable),
         Self::Stale(StaleReason::Refused),
         Self::Miss,
+        Self::Forwarded,
         Self::Joined,
         Self::PassedThrough,
     ];
@@ -61,6 +64,7 @@ impl CacheOutcome {
             Self::Revalidated => "revalidated",
             Self::Stale(reason) => reason.as_str(),
             Self::Miss => "miss",
+            Self::Forwarded => "forwarded",
             Self::Joined => "joined",
             Self::PassedThrough => "passed-through",
         }

@@ -76,7 +76,7 @@ impl Mirror {
                 media_type: record.media_type.clone(),
                 size: (record.size > 0).then_some(record.size),
                 bytes: None,
-                lookup: Lookup::of(if outcome == CacheOutcome::Revalidated { CacheOutcome::Miss } else { outcome }),
+                lookup: Lookup::of(if outcome == CacheOutcome::Revalidated { CacheOutcome::Forwarded } else { outcome }),
             }),
             Want::Body => {
                 let (document, outcome) = self.document(place, &record.digest).await?;

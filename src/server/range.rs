@@ -120,7 +120,7 @@ mod tests {
             ("bytes=0-99999999999999999999", Selection::Single(0..1000)),
             ("bytes=0-1, 5-6 ,-1", Selection::Parts(vec![0..2, 5..7, 999..1000])),
             ("bytes=5-6,0-1", Selection::Parts(vec![5..7, 0..2])),
-            ("bytes=0-1,2000-", Selection::Parts(vec![0..2])),
+            ("bytes=0-1,4-5,2000-", Selection::Parts(vec![0..2, 4..6])),
             ("bytes=2000-,3000-", Selection::Unsatisfiable),
             ("bytes=0-,0-", Selection::Excessive),
         ] {

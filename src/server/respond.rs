@@ -125,6 +125,7 @@ pub(super) fn cache_status(lookup: Lookup) -> String {
         CacheOutcome::Revalidated => "larder; fwd=stale; fwd-status=200; detail=revalidated".to_owned(),
         CacheOutcome::Stale(_) => format!("larder; fwd=stale{status}; detail={}", lookup.outcome.as_str()),
         CacheOutcome::Miss => "larder; fwd=uri-miss; stored".to_owned(),
+        CacheOutcome::Forwarded => "larder; fwd=uri-miss".to_owned(),
         CacheOutcome::Joined => "larder; fwd=uri-miss; collapsed".to_owned(),
         CacheOutcome::PassedThrough => "larder; fwd=uri-miss; detail=not-stored".to_owned(),
     }

@@ -204,7 +204,7 @@ mod tests {
         }
         assert_eq!(parse_target("/v2/%ff/manifests/x"), Err(RouteError::BadEncoding));
         for target in ["/v2/a/blobs/sha256:bad", "/v2/a/blobs/sha256:..%2f..%2fx", "/v2/a/blobs/latest", "/v2/a/referrers/x"] {
-            assert!(!matches!(parse_target(target), Ok(_)), "{target}");
+            assert!(parse_target(target).is_err(), "{target}");
         }
         for target in ["/v2/a/manifests/sha256:bad", "/v2/a/manifests/%00", "/v2/a/manifests/.x"] {
             assert!(matches!(parse_target(target), Err(RouteError::BadReference(..))), "{target}");

@@ -40,7 +40,11 @@ pub(super) async fn read(wire: &Arc<Wire>, form: Form, url: &Url, response: Resp
     }
     match form {
         Form::Head => Ok(Answer { head, body: stream::empty().boxed() }),
-        Form::Probe if status == StatusCode::PARTIAL_CONTENT => probed(head, response.headers()),
+        Form::Probe if status == StatusCode::PARTIAL_CONTENT => {
+            let answer = probed(head, response.headers());
+            wire::small_body(response).await;
+            answer
+        }
         Form::Probe => Ok(Answer { head, body: stream::empty().boxed() }),
         Form::Get | Form::GetFrom(_) => {
             let range_length = head.content_range.map(|range| range.last - range.first + 1);

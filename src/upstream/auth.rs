@@ -19,8 +19,8 @@ use super::token::Tokens;
 use super::wire::Wire;
 use crate::oci::RepositoryName;
 
-/// The most repositories whose unusual scopes are remembered.
-const PECULIAR_MAX: u64 = 10_000;
+/// The most memory spent on repositories with unusual scopes, in bytes: what a scope says is the upstream's choice.
+const PECULIAR_MAX_BYTES: u64 = 4 * 1024 * 1024;
 
 /// The authentication of one upstream.
 pub(super) struct Authenticator {
@@ -92,7 +92,12 @@ impl Authenticator {
             tokens: Arc::new(Tokens::new(wire, credential.clone())),
             credential,
             habit: Mutex::new(Habit::Unknown),
-            peculiar: Cache::new(PECULIAR_MAX),
+            peculiar: Cache::builder()
+                .max_capacity(PECULIAR_MAX_BYTES)
+                .weigher(|(repository, _): &(RepositoryName, Purpose), grant: &Grant| {
+                    u32::try_from(repository.as_str().len() + grant.weight()).unwrap_or(u32::MAX)
+                })
+                .build(),
         }
     }
 

@@ -39,6 +39,12 @@ impl Grant {
         self.0.service.as_deref()
     }
 
+    /// About how many bytes it takes to keep this.
+    pub(super) fn weight(&self) -> usize {
+        let Parts { realm, service, scopes } = &*self.0;
+        realm.as_str().len() + service.as_ref().map_or(0, String::len) + scopes.iter().map(String::len).sum::<usize>()
+    }
+
     /// Whether this is just the right to pull from `repository`, so that the grant for another repository can be guessed from it.
     pub(super) fn is_plain(&self, repository: &RepositoryName) -> bool {
         matches!(self.0.scopes.as_slice(), [scope] if *scope == pull(repository))

@@ -81,6 +81,25 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn who_comes_first_goes_first() {
+        let (pace, order) = (Arc::new(pace(10, 60)), Arc::new(std::sync::Mutex::new(Vec::new())));
+        for _ in 0..20 {
+            pace.turn().await.unwrap();
+        }
+        // The second one comes at the very moment at which the first one may go, and its timer is the older one.
+        let turns = [("second", 100), ("first", 0)].map(|(name, comes_after)| {
+            let (pace, order) = (Arc::clone(&pace), Arc::clone(&order));
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(comes_after)).await;
+                pace.turn().await.unwrap();
+                order.lock().unwrap().push(name);
+            })
+        });
+        futures::future::join_all(turns).await;
+        assert_eq!(*order.lock().unwrap(), ["first", "second"]);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn who_would_wait_too_long_is_told() {
         let pace = Arc::new(pace(1, 5));
         let turns = (0..20).map(|_| {

@@ -44,8 +44,8 @@ impl Redirects {
     ///
     /// # Errors
     /// [`Refusal::Redirect`] if it is no http(s) URL, names a user, or leads from https to http; [`Refusal::Address`] if it is a
-    /// literal address inside some network. Trusted origins may be in http and anywhere; the registry's own host anywhere, and in http
-    /// if the registry is.
+    /// literal address inside some network, or this machine by name. Trusted origins may be in http and anywhere; the registry's
+    /// own host anywhere, and in http if the registry is.
     pub(super) fn follow(&self, from: &Url, location: &HeaderValue) -> Result<Hop, Refusal> {
         let refuse = |host: &str, why| Err(Refusal::Redirect { host: host.to_owned(), why });
         let Some(url) = std::str::from_utf8(location.as_bytes()).ok().and_then(|text| from.join(text).ok()) else {
@@ -71,12 +71,13 @@ impl Redirects {
         } else {
             Reach::Foreign
         };
-        let address = match host {
-            Host::Domain(_) => None,
-            Host::Ipv4(address) => Some(address.into()),
-            Host::Ipv6(address) => Some(address.into()),
+        let is_inside = match host {
+            // Other names are judged by what they resolve to. This one would mean the proxy itself, if there is one (RFC 6761).
+            Host::Domain(name) => name.trim_end_matches('.').rsplit('.').next() == Some("localhost"),
+            Host::Ipv4(address) => !is_public(address.into()),
+            Host::Ipv6(address) => !is_public(address.into()),
         };
-        if reach == Reach::Foreign && address.is_some_and(|address| !is_public(address)) {
+        if reach == Reach::Foreign && is_inside {
             return Err(Refusal::Address { host: name });
         }
         Ok(Hop { url, reach })
@@ -139,6 +140,9 @@ mod tests {
             "ftp://cdn.example.net/",
             "file:///etc/passwd",
             "data:,canary",
+            "https://localhost/",
+            "https://LOCALHOST./",
+            "https://a.localhost/",
             "https://",
         ] {
             let refused = follow(registry, registry, location).expect_err(location);

@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use reqwest::header::HeaderValue;
 use url::{Host, Url};
 
 use super::error::BuildError;
@@ -46,6 +47,9 @@ impl RegistryConfig {
         }
         if self.realm.as_ref().is_some_and(|realm| !plain_url(realm)) {
             return Err(BuildError::BadRealm);
+        }
+        if HeaderValue::from_str(&self.user_agent).is_err() {
+            return Err(BuildError::BadUserAgent);
         }
         let mut receivers = std::iter::once(&self.url).chain(&self.realm);
         if self.credential.is_some() && !receivers.all(may_carry_secrets) {

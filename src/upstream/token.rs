@@ -26,8 +26,8 @@ const LIFE_MIN: Duration = Duration::from_secs(60);
 const LIFE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// The part of a token's life after which a new one is fetched, while the old one still serves.
 const RENEW_AT: f64 = 0.85;
-/// The most tokens kept per upstream: a repository has one or two.
-const KEPT_MAX: u64 = 10_000;
+/// The most memory spent on tokens per upstream, in bytes: thousands of ordinary ones, and a repository has one or two.
+const KEPT_MAX_BYTES: u64 = 16 * 1024 * 1024;
 
 /// The tokens of one upstream.
 pub(super) struct Tokens {
@@ -63,11 +63,15 @@ struct Reply {
 
 impl Tokens {
     pub(super) fn new(wire: Arc<Wire>, credential: Option<HeaderValue>) -> Self {
-        Self { wire, credential, kept: Cache::new(KEPT_MAX), flights: SingleFlight::new() }
+        let weigh = |key: &Key, token: &Token| {
+            let bytes = key.repository.as_str().len() + key.grant.weight() + token.authorization.len();
+            u32::try_from(bytes).unwrap_or(u32::MAX)
+        };
+        let kept = Cache::builder().max_capacity(KEPT_MAX_BYTES).weigher(weigh).build();
+        Self { wire, credential, kept, flights: SingleFlight::new() }
     }
 
-    /// A token for `grant`, and whether it has just been fetched. One that equals `refused`, which the registry did not take, is
-    /// dropped first.
+    /// A token for `grant` other than `refused`, which the registry did not take, and whether it has just been fetched.
     ///
     /// # Errors
     /// [`UpstreamError::Denied`] if the token server gives none; its own time-outs, limits and failures as what they are.
@@ -78,25 +82,24 @@ impl Tokens {
         refused: Option<&HeaderValue>,
     ) -> Result<(Token, bool), UpstreamError> {
         let key = Key { repository: repository.clone(), grant: grant.clone() };
-        if let Some(token) = self.kept.get(&key) {
+        if let Some(token) = self.kept.get(&key).filter(|token| Some(&token.authorization) != refused) {
             let now = Instant::now();
-            if Some(&token.authorization) == refused {
-                self.kept.invalidate(&key);
-            } else if now < token.renew_at {
+            if now < token.renew_at {
                 return Ok((token, false));
-            } else if now < token.expires_at {
+            }
+            if now < token.expires_at {
                 self.renew_behind(key, token.clone());
                 return Ok((token, false));
             }
         }
-        Ok((self.fetch_once(key).await?, true))
+        Ok((self.fetch_once(key, refused.cloned()).await?, true))
     }
 
     /// Fetches a new token while the old one is still used. If that fails there is no other try until the old one has expired.
     fn renew_behind(self: &Arc<Self>, key: Key, old: Token) {
         let tokens = Arc::clone(self);
         tokio::spawn(async move {
-            if let Err(error) = tokens.fetch_once(key.clone()).await {
+            if let Err(error) = tokens.fetch_once(key.clone(), None).await {
                 tracing::debug!(upstream = %tokens.wire.upstream, %error, "a token was not renewed early");
                 if tokens.kept.get(&key).as_ref() == Some(&old) {
                     tokens.kept.insert(key, Token { renew_at: old.expires_at, ..old });
@@ -105,13 +108,14 @@ impl Tokens {
         });
     }
 
-    /// Fetches a token, or waits for whoever is fetching it already.
-    async fn fetch_once(self: &Arc<Self>, key: Key) -> Result<Token, UpstreamError> {
+    /// Fetches a token in place of the one `refused`, or waits for whoever is fetching it already.
+    async fn fetch_once(self: &Arc<Self>, key: Key, refused: Option<HeaderValue>) -> Result<Token, UpstreamError> {
         let fetch = || {
             let (tokens, key) = (Arc::clone(self), key.clone());
             async move {
                 // Somebody's flight may have landed between our look into the cache and our own flight.
-                if let Some(token) = tokens.kept.get(&key).filter(|token| Instant::now() < token.renew_at) {
+                let is_good = |token: &Token| Instant::now() < token.renew_at && Some(&token.authorization) != refused.as_ref();
+                if let Some(token) = tokens.kept.get(&key).filter(is_good) {
                     return Ok(token);
                 }
                 let token = tokens.fetch(&key.grant).await?;
@@ -124,13 +128,15 @@ impl Tokens {
     }
 
     async fn fetch(&self, grant: &Grant) -> Result<Token, UpstreamError> {
-        let late = UpstreamError::Timeout { phase: Phase::Token };
+        let host = grant.realm().host_str().unwrap_or_default();
+        let at_token_server = |reason: String| format!("token server {host}: {reason}");
         let result = match timeout(self.wire.headers_timeout, self.exchange(grant)).await {
-            Ok(Err(UpstreamError::Timeout { .. })) | Err(_) => Err(late),
+            Ok(Err(UpstreamError::Timeout { .. })) | Err(_) => Err(UpstreamError::Timeout { phase: Phase::Token }),
+            Ok(Err(UpstreamError::Unreachable { reason })) => Err(UpstreamError::Unreachable { reason: at_token_server(reason) }),
+            Ok(Err(UpstreamError::Broken { reason })) => Err(UpstreamError::Broken { reason: at_token_server(reason) }),
             Ok(result) => result,
         };
         if let Err(error) = &result {
-            let host = grant.realm().host_str().unwrap_or_default();
             tracing::warn!(upstream = %self.wire.upstream, host, %error, "the token server gave no token");
         }
         result
@@ -156,7 +162,7 @@ impl Tokens {
         let mut body = Vec::new();
         while let Some(chunk) = wire::next_chunk(&mut response, self.wire.stall_timeout).await? {
             if body.len() + chunk.len() > REPLY_MAX_BYTES {
-                return Err(broken("the token server's reply is too long"));
+                return Err(broken("its reply is too long"));
             }
             body.extend_from_slice(&chunk);
         }
@@ -170,12 +176,11 @@ fn broken(reason: &str) -> UpstreamError {
 
 /// The token in a reply to a request made at `asked_at`. The parser's error is not kept: it could quote the token.
 fn parse(body: &[u8], asked_at: Instant) -> Result<Token, UpstreamError> {
-    let reply: Reply = serde_json::from_slice(body).map_err(|_| broken("the token server's reply is not a token"))?;
+    let reply: Reply = serde_json::from_slice(body).map_err(|_| broken("its reply is not a token"))?;
     let given = |token: Option<String>| token.filter(|token| !token.is_empty());
-    let token =
-        given(reply.token).or(given(reply.access_token)).ok_or_else(|| broken("the token server's reply has no token"))?;
+    let token = given(reply.token).or(given(reply.access_token)).ok_or_else(|| broken("its reply has no token"))?;
     let mut authorization = HeaderValue::from_str(&format!("Bearer {token}"))
-        .map_err(|_| broken("the token server's token has characters that no token may have"))?;
+        .map_err(|_| broken("its token has characters that no token may have"))?;
     authorization.set_sensitive(true);
     let life = life(reply.expires_in.as_ref());
     Ok(Token { authorization, renew_at: asked_at + life.mul_f64(RENEW_AT), expires_at: asked_at + life })

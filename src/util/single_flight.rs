@@ -35,8 +35,8 @@ where
         F: Future<Output = V> + Send + 'static,
     {
         match self.enter(&key) {
-            Ok(flight) => (flight.await, true),
-            Err((landing, flight)) => {
+            Entered::Joined(flight) => (flight.await, true),
+            Entered::First(landing, flight) => {
                 let work = work();
                 tokio::spawn(async move {
                     let value = work.await;
@@ -48,16 +48,16 @@ where
     }
 
     /// The flight that is in the air, or the means to land a new one.
-    fn enter(&self, key: &K) -> Result<Flight<V>, (Landing<K, V>, Flight<V>)> {
+    fn enter(&self, key: &K) -> Entered<K, V> {
         let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(flight) = flights.get(key) {
-            return Ok(flight.clone());
+            return Entered::Joined(flight.clone());
         }
         let (sender, receiver) = oneshot::channel();
         let flight = receiver.map(Result::ok).boxed().shared();
         flights.insert(key.clone(), flight.clone());
         let entry = Entry { flights: Arc::clone(&self.flights), key: key.clone() };
-        Err((Landing { entry, sender }, flight))
+        Entered::First(Landing { entry, sender }, flight)
     }
 }
 
@@ -69,6 +69,14 @@ where
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// What a caller finds.
+enum Entered<K: Eq + Hash, V> {
+    /// A flight in the air.
+    Joined(Flight<V>),
+    /// None: this caller is to land one.
+    First(Landing<K, V>, Flight<V>),
 }
 
 /// The right to end a flight. The fields are dropped in this order: whoever sees the end of a flight begins a new one.

@@ -17,6 +17,7 @@ pub(crate) struct Backend {
 
 /// A blob that is known to exist.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "one of them lives per request")]
 pub(crate) enum StoredBlob {
     Memory(Blob),
     Origin(OriginBlob),
@@ -50,14 +51,9 @@ pub(crate) enum Source {
 impl BlobSlice {
     pub(crate) async fn open(&self) -> Result<Source, OriginError> {
         match &self.blob {
-            StoredBlob::Memory(blob) => Ok(Source::Memory {
-                blob: blob.clone(),
-                next: self.start,
-            }),
+            StoredBlob::Memory(blob) => Ok(Source::Memory { blob: blob.clone(), next: self.start }),
             StoredBlob::Origin(_) if self.length == 0 => Ok(Source::Bytes(Bytes::new())),
-            StoredBlob::Origin(blob) => {
-                Ok(Source::Origin(blob.open(self.start, self.length).await?))
-            }
+            StoredBlob::Origin(blob) => Ok(Source::Origin(blob.open(self.start, self.length).await?)),
         }
     }
 }
@@ -84,15 +80,8 @@ impl Backend {
     }
 
     /// A manifest by tag or digest. `accept` is the client's, which the origin may heed.
-    pub(crate) async fn manifest(
-        &self,
-        name: &str,
-        reference: &str,
-        accept: &[&str],
-    ) -> Result<Option<Manifest>, OriginError> {
-        let look = self.library.read(name, |repository| {
-            repository.find_manifest(reference).cloned()
-        });
+    pub(crate) async fn manifest(&self, name: &str, reference: &str, accept: &[&str]) -> Result<Option<Manifest>, OriginError> {
+        let look = self.library.read(name, |repository| repository.find_manifest(reference).cloned());
         match (look, &self.origin) {
             (Some(found), _) => Ok(found),
             (None, Some(origin)) => origin.manifest(name, reference, accept).await,
@@ -100,14 +89,8 @@ impl Backend {
         }
     }
 
-    pub(crate) async fn blob(
-        &self,
-        name: &str,
-        digest: &Digest,
-    ) -> Result<Option<StoredBlob>, OriginError> {
-        let look = self
-            .library
-            .read(name, |repository| repository.find_blob(digest).cloned());
+    pub(crate) async fn blob(&self, name: &str, digest: &Digest) -> Result<Option<StoredBlob>, OriginError> {
+        let look = self.library.read(name, |repository| repository.find_blob(digest).cloned());
         match (look, &self.origin) {
             (Some(found), _) => Ok(found.map(StoredBlob::Memory)),
             (None, Some(origin)) => Ok(origin.blob(name, digest).await?.map(StoredBlob::Origin)),
@@ -126,14 +109,8 @@ impl Backend {
     }
 
     /// Descriptors of what refers to `subject`; `None` where the API is not there or the repository is not.
-    pub(crate) async fn referrers(
-        &self,
-        name: &str,
-        subject: &Digest,
-    ) -> Result<Option<Vec<Value>>, OriginError> {
-        let look = self
-            .library
-            .read(name, |repository| repository.referrers(subject));
+    pub(crate) async fn referrers(&self, name: &str, subject: &Digest) -> Result<Option<Vec<Value>>, OriginError> {
+        let look = self.library.read(name, |repository| repository.referrers(subject));
         match (look, &self.origin) {
             (Some(found), _) => Ok(Some(found)),
             (None, Some(origin)) => origin.referrers(name, subject).await,

@@ -7,19 +7,11 @@ use crate::digest::Digest;
 use crate::http::{Framing, Payload, RangeRequest, Reply, Request};
 
 /// Answers with the blob: 200, 206 or 416 (RFC 9110, sections 13.1.5 and 14).
-pub(crate) fn blob_reply(
-    config: &Config,
-    request: &Request,
-    blob: StoredBlob,
-    digest: &Digest,
-) -> Reply {
+pub(crate) fn blob_reply(config: &Config, request: &Request, blob: StoredBlob, digest: &Digest) -> Reply {
     let size = blob.size();
     let etag = format!("\"{digest}\"");
     let is_current = |condition: &str| condition == etag;
-    let range = request
-        .headers
-        .get("range")
-        .filter(|_| config.ranges && request.headers.get("if-range").is_none_or(is_current));
+    let range = request.headers.get("range").filter(|_| config.ranges && request.headers.get("if-range").is_none_or(is_current));
     let (status, start, length) = match RangeRequest::parse(range, size) {
         RangeRequest::Whole => (200, 0, size),
         RangeRequest::Part(part) => (206, part.start, part.len()),
@@ -28,9 +20,7 @@ pub(crate) fn blob_reply(
                 .header("Content-Range", format!("bytes */{size}"));
         }
     };
-    let mut reply = Reply::empty(status)
-        .header("Content-Type", "application/octet-stream")
-        .header("ETag", etag);
+    let mut reply = Reply::empty(status).header("Content-Type", "application/octet-stream").header("ETag", etag);
     if config.ranges {
         reply.headers.add("Accept-Ranges", "bytes");
     }
@@ -45,10 +35,6 @@ pub(crate) fn blob_reply(
     if !config.content_length {
         reply.framing = Framing::Chunked;
     }
-    reply.payload = Payload::Blob(BlobSlice {
-        blob,
-        start,
-        length,
-    });
+    reply.payload = Payload::Blob(BlobSlice { blob, start, length });
     reply
 }

@@ -25,23 +25,14 @@ impl Signer {
     }
 
     fn sign(&self, path: &str, expires: &str) -> String {
-        hex(&hmac_sha256(
-            &self.key,
-            format!("{path}\n{expires}").as_bytes(),
-        ))
+        hex(&hmac_sha256(&self.key, format!("{path}\n{expires}").as_bytes()))
     }
 }
 
 /// HMAC (RFC 2104) with a key of one block.
 fn hmac_sha256(key: &[u8; 64], message: &[u8]) -> [u8; 32] {
-    let inner = Sha256::new()
-        .chain_update(key.map(|byte| byte ^ 0x36))
-        .chain_update(message)
-        .finalize();
-    let outer = Sha256::new()
-        .chain_update(key.map(|byte| byte ^ 0x5c))
-        .chain_update(inner)
-        .finalize();
+    let inner = Sha256::new().chain_update(key.map(|byte| byte ^ 0x36)).chain_update(message).finalize();
+    let outer = Sha256::new().chain_update(key.map(|byte| byte ^ 0x5c)).chain_update(inner).finalize();
     outer.into()
 }
 
@@ -67,11 +58,7 @@ pub(crate) async fn answer(state: &State, request: &Request) -> Reply {
     }
     // As S3 and its like answer a request with two ways of authentication.
     if request.headers.get("authorization").is_some() {
-        return Reply::error(
-            400,
-            "INVALID_ARGUMENT",
-            "AUTH-LEAK: only one auth mechanism allowed",
-        );
+        return Reply::error(400, "INVALID_ARGUMENT", "AUTH-LEAK: only one auth mechanism allowed");
     }
     let path = request.decoded_path();
     let expires = request.parameter("expires").unwrap_or_default();
@@ -79,15 +66,11 @@ pub(crate) async fn answer(state: &State, request: &Request) -> Reply {
     if signature != state.signer.sign(&path, &expires) {
         return Reply::error(403, "DENIED", "the signature is wrong");
     }
-    if expires
-        .parse::<u128>()
-        .map_or(true, |expires| expires <= now())
-    {
+    if expires.parse::<u128>().map_or(true, |expires| expires <= now()) {
         return Reply::error(403, "DENIED", "the URL has expired");
     }
     let named = path.trim_start_matches('/').split_once("/blobs/");
-    let Some((name, Ok(digest))) = named.map(|(name, digest)| (name, digest.parse::<Digest>()))
-    else {
+    let Some((name, Ok(digest))) = named.map(|(name, digest)| (name, digest.parse::<Digest>())) else {
         return Reply::error(404, "BLOB_UNKNOWN", "there is no such object");
     };
     match state.backend.blob(name, &digest).await {

@@ -188,20 +188,13 @@ pub struct RateLimit {
 impl RateLimit {
     /// `limit` GETs in Docker Hub's window of six hours.
     pub fn of(limit: u64) -> RateLimit {
-        RateLimit {
-            limit,
-            window: six_hours(),
-            retry_after: None,
-        }
+        RateLimit { limit, window: six_hours(), retry_after: None }
     }
 
     /// With this `Retry-After` on the 429, in seconds.
     #[must_use]
     pub fn retry_after(self, seconds: u64) -> RateLimit {
-        RateLimit {
-            retry_after: Some(seconds),
-            ..self
-        }
+        RateLimit { retry_after: Some(seconds), ..self }
     }
 }
 
@@ -239,16 +232,11 @@ pub(crate) mod millis {
 
     use serde::{Deserialize, Deserializer, Serializer};
 
-    pub(crate) fn serialize<S: Serializer>(
-        duration: &Duration,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_u64(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
     }
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Duration, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
         u64::deserialize(deserializer).map(Duration::from_millis)
     }
 }
@@ -287,11 +275,7 @@ mod tests {
             "token": {"expires_in": {"literal": "300"}, "lifetime_ms": 50},
         });
         let config = Config::default().patched(patch).unwrap();
-        let mut expected = Config {
-            auth: Auth::None,
-            rate_limit: Some(RateLimit::of(3)),
-            ..Config::default()
-        };
+        let mut expected = Config { auth: Auth::None, rate_limit: Some(RateLimit::of(3)), ..Config::default() };
         expected.token.expires_in = ExpiresIn::Literal(json!("300"));
         expected.token.lifetime = Duration::from_millis(50);
         assert_eq!(config, expected);
@@ -299,10 +283,7 @@ mod tests {
 
     #[test]
     fn null_turns_a_switch_back() {
-        let limited = Config {
-            rate_limit: Some(RateLimit::of(1)),
-            ..Config::default()
-        };
+        let limited = Config { rate_limit: Some(RateLimit::of(1)), ..Config::default() };
         let config = limited.patched(json!({"rate_limit": null})).unwrap();
         assert_eq!(config, Config::default());
     }

@@ -34,10 +34,7 @@ impl Blob {
     /// A blob of these bytes, named by their digest of this algorithm.
     pub fn with_algorithm(algorithm: Algorithm, bytes: impl Into<Bytes>) -> Blob {
         let bytes = bytes.into();
-        Blob {
-            digest: Digest::of(algorithm, &bytes),
-            data: Data::Bytes(bytes),
-        }
+        Blob { digest: Digest::of(algorithm, &bytes), data: Data::Bytes(bytes) }
     }
 
     /// The same content under its digest of another algorithm.
@@ -45,10 +42,7 @@ impl Blob {
     pub fn named_by(self, algorithm: Algorithm) -> Blob {
         match self.data {
             Data::Bytes(bytes) => Blob::with_algorithm(algorithm, bytes),
-            Data::Synthetic(content) => Blob {
-                digest: content.digest(algorithm),
-                ..self
-            },
+            Data::Synthetic(content) => Blob { digest: content.digest(algorithm), ..self },
         }
     }
 
@@ -85,10 +79,7 @@ impl Blob {
 
 impl From<Synthetic> for Blob {
     fn from(content: Synthetic) -> Blob {
-        Blob {
-            digest: content.digest(Algorithm::Sha256),
-            data: Data::Synthetic(content),
-        }
+        Blob { digest: content.digest(Algorithm::Sha256), data: Data::Synthetic(content) }
     }
 }
 
@@ -123,17 +114,9 @@ pub struct Manifest {
 
 impl Manifest {
     /// A manifest of these bytes, named by their digest of this algorithm.
-    pub fn new(
-        algorithm: Algorithm,
-        media_type: impl Into<String>,
-        bytes: impl Into<Bytes>,
-    ) -> Manifest {
+    pub fn new(algorithm: Algorithm, media_type: impl Into<String>, bytes: impl Into<Bytes>) -> Manifest {
         let bytes = bytes.into();
-        Manifest {
-            digest: Digest::of(algorithm, &bytes),
-            media_type: media_type.into(),
-            bytes,
-        }
+        Manifest { digest: Digest::of(algorithm, &bytes), media_type: media_type.into(), bytes }
     }
 
     /// Its descriptor, as an index or a `subject` holds it.
@@ -182,10 +165,7 @@ pub struct Repository {
 impl Repository {
     /// An empty repository, such as `library/alpine`.
     pub fn new(name: impl Into<String>) -> Repository {
-        Repository {
-            name: name.into(),
-            ..Repository::default()
-        }
+        Repository { name: name.into(), ..Repository::default() }
     }
 
     /// As [`Repository::set_tag`], for building one in a single expression.
@@ -217,8 +197,7 @@ impl Repository {
     /// Puts the image and all that belongs to it, and makes the tag name it.
     pub fn set_tag(&mut self, tag: impl Into<String>, image: &Image) {
         self.put_image(image);
-        self.tags
-            .insert(tag.into(), image.manifest().digest.clone());
+        self.tags.insert(tag.into(), image.manifest().digest.clone());
     }
 
     /// Puts the image's manifest, its children and its blobs, without a tag.
@@ -276,10 +255,7 @@ impl Repository {
     }
 
     pub(crate) fn referrers(&self, subject: &Digest) -> Vec<Value> {
-        self.manifests
-            .values()
-            .filter_map(|manifest| manifest.as_referrer_of(subject))
-            .collect()
+        self.manifests.values().filter_map(|manifest| manifest.as_referrer_of(subject)).collect()
     }
 }
 
@@ -297,9 +273,7 @@ impl Library {
     /// Changes a repository, which comes into being with this if need be.
     pub(crate) fn edit<T>(&self, name: &str, change: impl FnOnce(&mut Repository) -> T) -> T {
         let mut repositories = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let repository = repositories
-            .entry(name.to_owned())
-            .or_insert_with(|| Repository::new(name));
+        let repository = repositories.entry(name.to_owned()).or_insert_with(|| Repository::new(name));
         change(repository)
     }
 

@@ -40,14 +40,8 @@ impl Control {
         let socket = Socket::bind(address).await.map_err(failed)?;
         let address = socket.address().map_err(failed)?;
         let hub = Arc::new(hub);
-        let desk = Arc::new(Desk {
-            hub: hub.clone(),
-            traffic: Traffic::default(),
-        });
-        Ok(Control {
-            listening: Listening::start(socket, address, desk, None),
-            hub,
-        })
+        let desk = Arc::new(Desk { hub: hub.clone(), traffic: Traffic::default() });
+        Ok(Control { listening: Listening::start(socket, address, desk, None), hub })
     }
 
     /// The URLs of all listeners, `control` among them.
@@ -151,8 +145,7 @@ impl Desk {
             }
             ("GET", ["config"]) => self.config().await?,
             ("PATCH", ["config"]) => {
-                self.configure(serde_json::from_slice(&request.body)?)
-                    .await?;
+                self.configure(serde_json::from_slice(&request.body)?).await?;
                 self.config().await?
             }
             _ => return Err(Refusal::NoSuchCommand),
@@ -175,19 +168,14 @@ impl Desk {
     async fn configure(&self, mut patch: Map<String, Value>) -> Result<(), Refusal> {
         let listening = patch.remove("listening").unwrap_or_else(|| json!({}));
         let listening: Vec<(Listener, bool)> =
-            serde_json::from_value::<std::collections::HashMap<_, _>>(listening)?
-                .into_iter()
-                .collect();
+            serde_json::from_value::<std::collections::HashMap<_, _>>(listening)?.into_iter().collect();
         self.hub.configure(|config| {
             *config = config.patched(Value::Object(patch))?;
             Ok::<_, Refusal>(())
         })?;
         for (listener, open) in listening {
             if open {
-                self.hub
-                    .resume_on(listener)
-                    .await
-                    .map_err(Refusal::Failed)?;
+                self.hub.resume_on(listener).await.map_err(Refusal::Failed)?;
             } else {
                 self.hub.stop_listening_on(listener).await;
             }

@@ -144,12 +144,10 @@ impl Hasher {
 
 /// `bytes` in lower-case hexadecimal.
 pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-            write!(text, "{byte:02x}").expect("writing to a String does not fail");
-            text
-        })
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("writing to a String does not fail");
+        text
+    })
 }
 
 #[cfg(test)]
@@ -158,10 +156,7 @@ mod tests {
 
     #[test]
     fn digests_are_those_of_the_standards() {
-        assert_eq!(
-            Digest::sha256(b"").as_str(),
-            "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-        );
+        assert_eq!(Digest::sha256(b"").as_str(), "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
         let long = Digest::of(Algorithm::Sha512, b"abc");
         assert!(long.hex().starts_with("ddaf35a193617aba"));
         assert_eq!(long.as_str().parse::<Digest>().unwrap(), long);

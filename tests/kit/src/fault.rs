@@ -143,18 +143,9 @@ impl Fault {
         let method_fits = |wanted: &String| *wanted == request.method;
         listener == self.listener
             && self.method.as_ref().is_none_or(method_fits)
-            && self
-                .path_contains
-                .iter()
-                .all(|part| request.path.contains(part))
-            && self
-                .query_contains
-                .iter()
-                .all(|part| request.query.contains(part))
-            && self
-                .with_headers
-                .iter()
-                .all(|name| request.headers.get(name).is_some())
+            && self.path_contains.iter().all(|part| request.path.contains(part))
+            && self.query_contains.iter().all(|part| request.query.contains(part))
+            && self.with_headers.iter().all(|name| request.headers.get(name).is_some())
     }
 
     /// The latest moment that its actions need.

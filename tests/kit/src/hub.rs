@@ -128,9 +128,7 @@ impl Hub {
 
     /// The requests that brought credentials to the CDN, which is nobody's business there.
     pub fn auth_leaks(&self) -> Requests {
-        self.requests()
-            .on(Listener::Cdn)
-            .with_header("authorization")
+        self.requests().on(Listener::Cdn).with_header("authorization")
     }
 
     /// Waits until this is true of the requests.

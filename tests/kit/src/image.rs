@@ -175,14 +175,8 @@ impl ImageBuilder {
             Flavour::Docker => (media_type::DOCKER_MANIFEST, media_type::DOCKER_LAYER),
         };
         let algorithm = self.algorithm;
-        let layers: Vec<Blob> = self
-            .layers
-            .into_iter()
-            .map(|layer| layer.named_by(algorithm))
-            .collect();
-        let (os, architecture) = self
-            .platform
-            .unwrap_or_else(|| ("linux".to_owned(), "amd64".to_owned()));
+        let layers: Vec<Blob> = self.layers.into_iter().map(|layer| layer.named_by(algorithm)).collect();
+        let (os, architecture) = self.platform.unwrap_or_else(|| ("linux".to_owned(), "amd64".to_owned()));
         let (config_type, config, platform) = match &self.artifact_type {
             Some(_) => (media_type::OCI_EMPTY, json!({}), None),
             None => {
@@ -224,12 +218,7 @@ impl ImageBuilder {
 
         let mut blobs = vec![config];
         blobs.extend(layers);
-        Image {
-            manifest: Manifest::new(algorithm, manifest_type, document.to_string()),
-            children: Vec::new(),
-            blobs,
-            platform,
-        }
+        Image { manifest: Manifest::new(algorithm, manifest_type, document.to_string()), children: Vec::new(), blobs, platform }
     }
 }
 
@@ -248,42 +237,23 @@ mod tests {
 
     #[test]
     fn a_manifest_names_its_blobs_and_an_index_its_manifests() {
-        let amd64 = Image::builder()
-            .layer(Synthetic::new(1, 10))
-            .layer("two")
-            .build();
-        let arm64 = Image::builder()
-            .layer("two")
-            .platform("linux", "arm64")
-            .build();
+        let amd64 = Image::builder().layer(Synthetic::new(1, 10)).layer("two").build();
+        let arm64 = Image::builder().layer("two").platform("linux", "arm64").build();
         let index = Image::index([&amd64, &arm64]);
 
         let document: Value = serde_json::from_slice(&index.manifest().bytes).unwrap();
-        assert_eq!(
-            document["manifests"][1]["platform"]["architecture"],
-            "arm64"
-        );
-        assert_eq!(
-            document["manifests"][0]["digest"],
-            amd64.manifest().digest.as_str()
-        );
+        assert_eq!(document["manifests"][1]["platform"]["architecture"], "arm64");
+        assert_eq!(document["manifests"][0]["digest"], amd64.manifest().digest.as_str());
         let document: Value = serde_json::from_slice(&amd64.manifest().bytes).unwrap();
         assert_eq!(document["layers"][0]["size"], 10);
-        assert_eq!(
-            document["layers"][1]["digest"],
-            Digest::sha256(b"two").as_str()
-        );
+        assert_eq!(document["layers"][1]["digest"], Digest::sha256(b"two").as_str());
         assert_eq!(index.manifests().len(), 3);
     }
 
     #[test]
     fn a_repository_lists_the_referrers_of_a_subject() {
         let image = Image::builder().layer("app").build();
-        let sbom = Image::builder()
-            .layer("packages")
-            .artifact_type("application/spdx+json")
-            .subject(&image)
-            .build();
+        let sbom = Image::builder().layer("packages").artifact_type("application/spdx+json").subject(&image).build();
         let repository = Repository::new("library/app").tag("1", &image).image(&sbom);
 
         let referrers = repository.referrers(&image.manifest().digest);
@@ -295,10 +265,7 @@ mod tests {
 
     #[test]
     fn sha512_names_everything_when_asked_for() {
-        let image = Image::builder()
-            .layer(Synthetic::new(3, 5))
-            .algorithm(Algorithm::Sha512)
-            .build();
+        let image = Image::builder().layer(Synthetic::new(3, 5)).algorithm(Algorithm::Sha512).build();
         assert!(image.manifest().digest.as_str().starts_with("sha512:"));
         assert!(image.layers()[0].digest().as_str().starts_with("sha512:"));
     }

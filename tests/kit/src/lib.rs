@@ -20,14 +20,6 @@
 //! # });
 //! ```
 
-#![cfg_attr(
-    test,
-    expect(
-        clippy::unwrap_used,
-        reason = "a test that unwraps fails, as it should"
-    )
-)]
-
 mod backend;
 mod blob_reply;
 mod cdn;
@@ -49,9 +41,7 @@ mod synthetic;
 mod tls;
 mod token;
 
-pub use config::{
-    Auth, Config, ExpiresIn, ManifestRedirect, Network, RateLimit, TokenFields, TokenReply,
-};
+pub use config::{Auth, Config, ExpiresIn, ManifestRedirect, Network, RateLimit, TokenFields, TokenReply};
 pub use content::{Blob, Manifest, Repository};
 pub use control::{Control, ControlError};
 pub use digest::{Algorithm, Digest, Hasher, MalformedDigest};

@@ -47,11 +47,7 @@ pub struct PerListener<T> {
 impl<T> PerListener<T> {
     /// Makes each entry from its listener.
     pub fn from_fn(mut make: impl FnMut(Listener) -> T) -> PerListener<T> {
-        PerListener {
-            registry: make(Listener::Registry),
-            token: make(Listener::Token),
-            cdn: make(Listener::Cdn),
-        }
+        PerListener { registry: make(Listener::Registry), token: make(Listener::Token), cdn: make(Listener::Cdn) }
     }
 
     /// The entry of `listener`.

@@ -70,34 +70,17 @@ impl Origin {
         if authority.is_empty() || authority.contains(['/', '?', '#', '@']) {
             return Err(malformed());
         }
-        Ok(Origin {
-            base: base.into(),
-            client: Client::builder(TokioExecutor::new()).build_http(),
-        })
+        Ok(Origin { base: base.into(), client: Client::builder(TokioExecutor::new()).build_http() })
     }
 
-    async fn ask(
-        &self,
-        method: Method,
-        path: &str,
-        headers: HeaderMap,
-    ) -> Result<Response<Incoming>, OriginError> {
+    async fn ask(&self, method: Method, path: &str, headers: HeaderMap) -> Result<Response<Incoming>, OriginError> {
         let uri = format!("{}{path}", self.base);
-        let mut request = Request::builder()
-            .method(method)
-            .uri(&uri)
-            .body(Empty::new())
-            .map_err(|_| OriginError::Url(uri))?;
+        let mut request = Request::builder().method(method).uri(&uri).body(Empty::new()).map_err(|_| OriginError::Url(uri))?;
         *request.headers_mut() = headers;
         Ok(self.client.request(request).await?)
     }
 
-    pub(crate) async fn manifest(
-        &self,
-        name: &str,
-        reference: &str,
-        accept: &[&str],
-    ) -> Result<Option<Manifest>, OriginError> {
+    pub(crate) async fn manifest(&self, name: &str, reference: &str, accept: &[&str]) -> Result<Option<Manifest>, OriginError> {
         let path = format!("/v2/{name}/manifests/{reference}");
         let mut headers = HeaderMap::new();
         for value in accept.iter().filter_map(|value| value.parse().ok()) {
@@ -106,24 +89,14 @@ impl Origin {
         let Some(response) = found(self.ask(Method::GET, &path, headers).await?)? else {
             return Ok(None);
         };
-        let media_type = response
-            .headers()
-            .get(CONTENT_TYPE)
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or("application/json")
-            .to_owned();
+        let media_type =
+            response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("application/json").to_owned();
         let bytes = response.into_body().collect().await?.to_bytes();
-        let algorithm = reference
-            .parse::<Digest>()
-            .map_or(Algorithm::Sha256, |digest| digest.algorithm());
+        let algorithm = reference.parse::<Digest>().map_or(Algorithm::Sha256, |digest| digest.algorithm());
         Ok(Some(Manifest::new(algorithm, media_type, bytes)))
     }
 
-    pub(crate) async fn blob(
-        &self,
-        name: &str,
-        digest: &Digest,
-    ) -> Result<Option<OriginBlob>, OriginError> {
+    pub(crate) async fn blob(&self, name: &str, digest: &Digest) -> Result<Option<OriginBlob>, OriginError> {
         let path = format!("/v2/{name}/blobs/{digest}");
         let response = self.ask(Method::HEAD, &path, HeaderMap::new()).await?;
         let Some(response) = found(response)? else {
@@ -134,11 +107,7 @@ impl Origin {
             .get(CONTENT_LENGTH)
             .and_then(|value| value.to_str().ok()?.parse().ok())
             .ok_or(OriginError::Unexpected(response.status()))?;
-        Ok(Some(OriginBlob {
-            origin: self.clone(),
-            path,
-            size,
-        }))
+        Ok(Some(OriginBlob { origin: self.clone(), path, size }))
     }
 
     pub(crate) async fn tags(&self, name: &str) -> Result<Option<Vec<String>>, OriginError> {
@@ -146,28 +115,16 @@ impl Origin {
         let document = self.json(&path).await?;
         Ok(document.map(|document| {
             let listed = document["tags"].as_array().into_iter().flatten();
-            let mut tags: Vec<String> = listed
-                .filter_map(Value::as_str)
-                .map(str::to_owned)
-                .collect();
+            let mut tags: Vec<String> = listed.filter_map(Value::as_str).map(str::to_owned).collect();
             tags.sort();
             tags
         }))
     }
 
-    pub(crate) async fn referrers(
-        &self,
-        name: &str,
-        subject: &Digest,
-    ) -> Result<Option<Vec<Value>>, OriginError> {
+    pub(crate) async fn referrers(&self, name: &str, subject: &Digest) -> Result<Option<Vec<Value>>, OriginError> {
         let path = format!("/v2/{name}/referrers/{subject}");
         let document = self.json(&path).await?;
-        Ok(document.map(|document| {
-            document["manifests"]
-                .as_array()
-                .cloned()
-                .unwrap_or_default()
-        }))
+        Ok(document.map(|document| document["manifests"].as_array().cloned().unwrap_or_default()))
     }
 
     async fn json(&self, path: &str) -> Result<Option<Value>, OriginError> {
@@ -178,9 +135,7 @@ impl Origin {
         let status = response.status();
         let bytes = response.into_body().collect().await?.to_bytes();
         let document = serde_json::from_slice(&bytes);
-        document
-            .map(Some)
-            .map_err(|_| OriginError::Unexpected(status))
+        document.map(Some).map_err(|_| OriginError::Unexpected(status))
     }
 }
 
@@ -195,18 +150,11 @@ impl OriginBlob {
             headers.insert(RANGE, range.expect("digits and dashes are a header value"));
         }
         let response = self.origin.ask(Method::GET, &self.path, headers).await?;
-        let wanted = if whole {
-            StatusCode::OK
-        } else {
-            StatusCode::PARTIAL_CONTENT
-        };
+        let wanted = if whole { StatusCode::OK } else { StatusCode::PARTIAL_CONTENT };
         if response.status() != wanted {
             return Err(OriginError::Unexpected(response.status()));
         }
-        Ok(OriginBody {
-            incoming: response.into_body(),
-            rest: Bytes::new(),
-        })
+        Ok(OriginBody { incoming: response.into_body(), rest: Bytes::new() })
     }
 }
 
@@ -245,10 +193,7 @@ mod tests {
     fn only_plain_http_urls_without_a_path_are_origins() {
         assert!(Origin::new("http://127.0.0.1:5000/").is_ok());
         for url in ["https://a", "http://", "http://a/b", "a:5000"] {
-            assert!(
-                matches!(Origin::new(url), Err(OriginError::Url(_))),
-                "{url}"
-            );
+            assert!(matches!(Origin::new(url), Err(OriginError::Url(_))), "{url}");
         }
     }
 }

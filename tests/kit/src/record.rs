@@ -120,13 +120,8 @@ impl Requests {
     /// Each as a line such as `registry GET /v2/ 401`, to compare or to print.
     pub fn lines(&self) -> Vec<String> {
         let line = |record: &Record| {
-            let status = record
-                .status
-                .map_or("-".to_owned(), |code| code.to_string());
-            format!(
-                "{} {} {} {status}",
-                record.listener, record.method, record.path
-            )
+            let status = record.status.map_or("-".to_owned(), |code| code.to_string());
+            format!("{} {} {} {status}", record.listener, record.method, record.path)
         };
         self.0.iter().map(line).collect()
     }
@@ -148,11 +143,7 @@ pub(crate) struct Ledger {
 
 impl Ledger {
     pub(crate) fn new() -> Ledger {
-        Ledger {
-            started: Instant::now(),
-            entries: Mutex::default(),
-            changes: watch::Sender::new(()),
-        }
+        Ledger { started: Instant::now(), entries: Mutex::default(), changes: watch::Sender::new(()) }
     }
 
     /// Enters a request.
@@ -172,10 +163,7 @@ impl Ledger {
         }));
         lock(&self.entries).push(record.clone());
         self.changes.send_replace(());
-        Entry {
-            record,
-            ledger: self.clone(),
-        }
+        Entry { record, ledger: self.clone() }
     }
 
     pub(crate) fn requests(&self) -> Requests {

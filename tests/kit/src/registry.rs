@@ -21,9 +21,7 @@ use crate::state::State;
 
 /// Answers a request to the registry.
 pub(crate) async fn answer(state: &State, request: &Request) -> Reply {
-    route(state, request)
-        .await
-        .header("Docker-Distribution-Api-Version", "registry/2.0")
+    route(state, request).await.header("Docker-Distribution-Api-Version", "registry/2.0")
 }
 
 async fn route(state: &State, request: &Request) -> Reply {
@@ -41,43 +39,27 @@ async fn route(state: &State, request: &Request) -> Reply {
     if request.is_head() && !state.config().head {
         return Reply::error(405, "UNSUPPORTED", "HEAD is not answered here");
     }
-    dispatch(state, request, &route, &access)
-        .await
-        .unwrap_or_else(unavailable)
+    dispatch(state, request, &route, &access).await.unwrap_or_else(unavailable)
 }
 
-async fn dispatch(
-    state: &State,
-    request: &Request,
-    route: &Route<'_>,
-    access: &Access,
-) -> Result<Reply, OriginError> {
+async fn dispatch(state: &State, request: &Request, route: &Route<'_>, access: &Access) -> Result<Reply, OriginError> {
     match *route {
         Route::Ping => Ok(Reply::bytes(200, "application/json", "{}")),
-        Route::Manifest { name, reference } => {
-            manifests::answer(state, request, access, name, reference).await
-        }
+        Route::Manifest { name, reference } => manifests::answer(state, request, access, name, reference).await,
         Route::Blob { name, digest } => blob(state, request, name, digest).await,
         Route::Tags { name } => lists::tags(state, request, name).await,
         Route::Referrers { name, digest } => lists::referrers(state, request, name, digest).await,
     }
 }
 
-async fn blob(
-    state: &State,
-    request: &Request,
-    name: &str,
-    digest: &str,
-) -> Result<Reply, OriginError> {
+async fn blob(state: &State, request: &Request, name: &str, digest: &str) -> Result<Reply, OriginError> {
     let Ok(digest) = digest.parse::<Digest>() else {
         return Ok(Reply::error(400, "DIGEST_INVALID", "this is no digest"));
     };
     let config = state.config();
     Ok(match state.backend.blob(name, &digest).await? {
         None => Reply::error(404, "BLOB_UNKNOWN", "blob unknown to registry"),
-        Some(_) if config.redirect_blobs => {
-            Reply::redirect(cdn::presigned_url(state, name, &digest))
-        }
+        Some(_) if config.redirect_blobs => Reply::redirect(cdn::presigned_url(state, name, &digest)),
         Some(blob) => blob_reply(&config, request, blob, &digest),
     })
 }

@@ -72,10 +72,7 @@ impl State {
 
     /// The URL of a listener's address.
     pub(crate) fn own_url(&self, listener: Listener) -> &str {
-        let urls = self
-            .urls
-            .get()
-            .expect("the listeners are bound before they serve");
+        let urls = self.urls.get().expect("the listeners are bound before they serve");
         urls.get(listener)
     }
 }

@@ -21,8 +21,7 @@ pub struct Synthetic {
     size: u64,
 }
 
-static DIGESTS: LazyLock<Mutex<HashMap<(Synthetic, Algorithm), Digest>>> =
-    LazyLock::new(Mutex::default);
+static DIGESTS: LazyLock<Mutex<HashMap<(Synthetic, Algorithm), Digest>>> = LazyLock::new(Mutex::default);
 
 impl Synthetic {
     /// Content of `size` bytes. The bytes of a shorter one are a prefix of those of a longer one of the same seed.
@@ -59,10 +58,7 @@ impl Synthetic {
             offset += piece.len() as u64;
         }
         let digest = hasher.finish();
-        DIGESTS
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(key, digest.clone());
+        DIGESTS.lock().unwrap_or_else(PoisonError::into_inner).insert(key, digest.clone());
         digest
     }
 
@@ -120,13 +116,7 @@ mod tests {
     fn the_digest_is_that_of_the_bytes_and_differs_by_seed() {
         let content = Synthetic::new(1, 600_001);
         let whole = content.read(0, 600_001);
-        assert_eq!(
-            content.digest(Algorithm::Sha256),
-            Digest::of(Algorithm::Sha256, &whole)
-        );
-        assert_ne!(
-            content.digest(Algorithm::Sha256),
-            Synthetic::new(2, 600_001).digest(Algorithm::Sha256)
-        );
+        assert_eq!(content.digest(Algorithm::Sha256), Digest::of(Algorithm::Sha256, &whole));
+        assert_ne!(content.digest(Algorithm::Sha256), Synthetic::new(2, 600_001).digest(Algorithm::Sha256));
     }
 }

@@ -42,21 +42,14 @@ impl Tokens {
 
     /// Makes every token invalid.
     pub(crate) fn revoke_all(&self) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     fn issue(&self, user: Option<String>, readable: BTreeSet<String>, life: Duration) -> String {
         let mut random = [0; 32];
         getrandom::fill(&mut random).expect("the operating system has random numbers");
         let token = hex(&random);
-        let grant = Grant {
-            user,
-            readable,
-            expires_at: Instant::now() + life,
-        };
+        let grant = Grant { user, readable, expires_at: Instant::now() + life };
         let mut grants = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         grants.insert(token.clone(), grant);
         token
@@ -75,14 +68,9 @@ pub(crate) async fn answer(state: &State, request: &Request) -> Reply {
     if let Some(location) = &config.token.redirect {
         return Reply::redirect(location);
     }
-    let user = match (
-        request.headers.get("authorization"),
-        request.basic_credential(),
-    ) {
+    let user = match (request.headers.get("authorization"), request.basic_credential()) {
         (None, _) => None,
-        (Some(_), Some((user, password))) if config.password_is_right(&user, &password) => {
-            Some(user)
-        }
+        (Some(_), Some((user, password))) if config.password_is_right(&user, &password) => Some(user),
         (Some(_), _) => {
             return Reply::error(401, "UNAUTHORIZED", "incorrect username or password")
                 .header("WWW-Authenticate", "Basic realm=\"token\"");
@@ -93,8 +81,7 @@ pub(crate) async fn answer(state: &State, request: &Request) -> Reply {
     for scope in request.parameters("scope") {
         for name in scope.split(' ').filter_map(repository_to_pull) {
             // A token is issued all the same, with fewer rights.
-            let exists = !config.hide_unknown
-                || matches!(state.backend.has_repository(&name).await, Ok(true));
+            let exists = !config.hide_unknown || matches!(state.backend.has_repository(&name).await, Ok(true));
             if exists && config.may_read(user.as_deref(), &name) {
                 readable.insert(name);
             }
@@ -107,10 +94,7 @@ pub(crate) async fn answer(state: &State, request: &Request) -> Reply {
     if matches!(config.token.fields, TokenFields::Token | TokenFields::Both) {
         body.insert("token".to_owned(), token.clone().into());
     }
-    if matches!(
-        config.token.fields,
-        TokenFields::AccessToken | TokenFields::Both
-    ) {
+    if matches!(config.token.fields, TokenFields::AccessToken | TokenFields::Both) {
         body.insert("access_token".to_owned(), token.into());
     }
     let expires_in = match &config.token.expires_in {
@@ -127,9 +111,7 @@ pub(crate) async fn answer(state: &State, request: &Request) -> Reply {
 /// The repository of a scope `repository:NAME:ACTIONS` whose actions include `pull`. The name may contain colons.
 fn repository_to_pull(scope: &str) -> Option<String> {
     let (name, actions) = scope.strip_prefix("repository:")?.rsplit_once(':')?;
-    let pulls = actions
-        .split(',')
-        .any(|action| action == "pull" || action == "*");
+    let pulls = actions.split(',').any(|action| action == "pull" || action == "*");
     pulls.then(|| name.to_owned())
 }
 

@@ -10,9 +10,7 @@ use std::process::ExitCode;
 use std::str::FromStr;
 
 use clap::{Parser, ValueEnum};
-use larder_testkit::{
-    Auth, Config, Control, Hub, HubBuilder, Image, Listener, RateLimit, Repository, Synthetic,
-};
+use larder_testkit::{Auth, Config, Control, Hub, HubBuilder, Image, Listener, RateLimit, Repository, Synthetic};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// A registry shaped like Docker Hub that records every request and goes wrong when told to.
@@ -52,12 +50,7 @@ struct Flags {
     #[arg(long, value_name = "COUNT")]
     rate_limit: Option<u64>,
     /// Listeners that speak TLS.
-    #[arg(
-        long,
-        value_enum,
-        value_delimiter = ',',
-        value_name = "LISTENER[,LISTENER]..."
-    )]
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "LISTENER[,LISTENER]...")]
     tls: Vec<ListenerFlag>,
     /// DNS names that the certificate is good for.
     #[arg(long, value_delimiter = ',', value_name = "NAME[,NAME]...")]
@@ -96,9 +89,7 @@ impl<const SEPARATOR: char> FromStr for Pair<SEPARATOR> {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (left, right) = text
-            .split_once(SEPARATOR)
-            .ok_or_else(|| format!("there is no {SEPARATOR:?} in it"))?;
+        let (left, right) = text.split_once(SEPARATOR).ok_or_else(|| format!("there is no {SEPARATOR:?} in it"))?;
         Ok(Pair(left.to_owned(), right.to_owned()))
     }
 }
@@ -117,10 +108,7 @@ impl FromStr for SyntheticImage {
     fn from_str(text: &str) -> Result<SyntheticImage, String> {
         let Pair::<'='>(reference, sizes) = text.parse()?;
         let Pair::<':'>(name, tag) = reference.parse()?;
-        let size = |size: &str| {
-            size.parse()
-                .map_err(|_| format!("{size:?} is no size in bytes"))
-        };
+        let size = |size: &str| size.parse().map_err(|_| format!("{size:?} is no size in bytes"));
         let sizes = sizes.split(',').map(size).collect::<Result<_, _>>()?;
         Ok(SyntheticImage { name, tag, sizes })
     }
@@ -129,12 +117,8 @@ impl FromStr for SyntheticImage {
 impl SyntheticImage {
     /// Puts it into the hub. Each layer's bytes follow from its tag, place and size, so that no two images share any.
     fn put(&self, hub: &Hub) {
-        let of_tag = self.tag.bytes().fold(0, |seed: u64, byte| {
-            seed.wrapping_mul(31).wrapping_add(byte.into())
-        });
-        let of_both = self.name.bytes().fold(of_tag, |seed, byte| {
-            seed.wrapping_mul(31).wrapping_add(byte.into())
-        });
+        let of_tag = self.tag.bytes().fold(0, |seed: u64, byte| seed.wrapping_mul(31).wrapping_add(byte.into()));
+        let of_both = self.name.bytes().fold(of_tag, |seed, byte| seed.wrapping_mul(31).wrapping_add(byte.into()));
         let layers = (1..).zip(&self.sizes);
         let image = layers.fold(Image::builder(), |image, (place, size)| {
             let seed = of_both.wrapping_mul(1009).wrapping_add(place);
@@ -184,9 +168,7 @@ impl Flags {
                 ListenerFlag::Cdn => Listener::Cdn,
             });
         }
-        self.tls_name
-            .iter()
-            .fold(hub, |hub, name| hub.tls_name(name))
+        self.tls_name.iter().fold(hub, |hub, name| hub.tls_name(name))
     }
 }
 

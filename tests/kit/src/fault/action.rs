@@ -125,13 +125,8 @@ pub(crate) enum Stage {
 impl Action {
     pub(super) fn stage(&self) -> Stage {
         match self {
-            Action::Answer { .. }
-            | Action::Hold { at: None, .. }
-            | Action::Cut { at: None, .. } => Stage::Request,
-            Action::Chunked
-            | Action::CloseDelimited
-            | Action::SetHeader { .. }
-            | Action::RemoveHeader { .. } => Stage::Head,
+            Action::Answer { .. } | Action::Hold { at: None, .. } | Action::Cut { at: None, .. } => Stage::Request,
+            Action::Chunked | Action::CloseDelimited | Action::SetHeader { .. } | Action::RemoveHeader { .. } => Stage::Head,
             Action::Hold { at: Some(_), .. }
             | Action::Cut { at: Some(_), .. }
             | Action::Trickle { .. }
@@ -160,11 +155,7 @@ impl Fault {
     #[must_use]
     pub fn answer(self, status: u16, headers: &[(&str, &str)], body: &str) -> Fault {
         let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
-        self.action(Action::Answer {
-            status,
-            headers: headers.iter().map(owned).collect(),
-            body: body.to_owned(),
-        })
+        self.action(Action::Answer { status, headers: headers.iter().map(owned).collect(), body: body.to_owned() })
     }
 
     /// Answers with 200 and a web page, as captive portals and misconfigured proxies do.
@@ -189,73 +180,49 @@ impl Fault {
     /// Waits so long before the answer.
     #[must_use]
     pub fn delay(self, duration: Duration) -> Fault {
-        self.action(Action::Hold {
-            at: None,
-            for_ms: Some(whole_millis(duration)),
-        })
+        self.action(Action::Hold { at: None, for_ms: Some(whole_millis(duration)) })
     }
 
     /// Does not answer until released: a brown-out.
     #[must_use]
     pub fn hold(self) -> Fault {
-        self.action(Action::Hold {
-            at: None,
-            for_ms: None,
-        })
+        self.action(Action::Hold { at: None, for_ms: None })
     }
 
     /// Stops having sent so many bytes of the body, until released: a gate.
     #[must_use]
     pub fn hold_at(self, offset: u64) -> Fault {
-        self.action(Action::Hold {
-            at: Some(offset),
-            for_ms: None,
-        })
+        self.action(Action::Hold { at: Some(offset), for_ms: None })
     }
 
     /// Stops for so long having sent so many bytes of the body.
     #[must_use]
     pub fn stall_at(self, offset: u64, duration: Duration) -> Fault {
-        self.action(Action::Hold {
-            at: Some(offset),
-            for_ms: Some(whole_millis(duration)),
-        })
+        self.action(Action::Hold { at: Some(offset), for_ms: Some(whole_millis(duration)) })
     }
 
     /// Closes the connection instead of an answer.
     #[must_use]
     pub fn close(self) -> Fault {
-        self.action(Action::Cut {
-            at: None,
-            with: Ending::Fin,
-        })
+        self.action(Action::Cut { at: None, with: Ending::Fin })
     }
 
     /// Resets the connection instead of an answer.
     #[must_use]
     pub fn reset(self) -> Fault {
-        self.action(Action::Cut {
-            at: None,
-            with: Ending::Rst,
-        })
+        self.action(Action::Cut { at: None, with: Ending::Rst })
     }
 
     /// Closes the connection having sent so many bytes of the body.
     #[must_use]
     pub fn cut_at(self, offset: u64) -> Fault {
-        self.action(Action::Cut {
-            at: Some(offset),
-            with: Ending::Fin,
-        })
+        self.action(Action::Cut { at: Some(offset), with: Ending::Fin })
     }
 
     /// Resets the connection having sent so many bytes of the body.
     #[must_use]
     pub fn reset_at(self, offset: u64) -> Fault {
-        self.action(Action::Cut {
-            at: Some(offset),
-            with: Ending::Rst,
-        })
+        self.action(Action::Cut { at: Some(offset), with: Ending::Rst })
     }
 
     /// Sends the body at so many bytes a second.
@@ -273,19 +240,13 @@ impl Fault {
     /// Sends so many bytes more (less, if negative) than it declares.
     #[must_use]
     pub fn misdeclare(self, by: i64) -> Fault {
-        self.action(Action::Resize {
-            by,
-            declare: Declare::Original,
-        })
+        self.action(Action::Resize { by, declare: Declare::Original })
     }
 
     /// Sends, and declares, so many bytes more (less, if negative) than the content has.
     #[must_use]
     pub fn resize(self, by: i64) -> Fault {
-        self.action(Action::Resize {
-            by,
-            declare: Declare::Actual,
-        })
+        self.action(Action::Resize { by, declare: Declare::Actual })
     }
 
     /// Answers a Range with 200 and everything.
@@ -297,28 +258,19 @@ impl Fault {
     /// Answers a Range with the right bytes under a `Content-Range` that is off by so much.
     #[must_use]
     pub fn wrong_content_range(self, by: i64) -> Fault {
-        self.action(Action::ShiftRange {
-            header: by,
-            body: 0,
-        })
+        self.action(Action::ShiftRange { header: by, body: 0 })
     }
 
     /// Answers a Range with bytes from an offset that is off by so much, under the right `Content-Range`.
     #[must_use]
     pub fn wrong_offset(self, by: i64) -> Fault {
-        self.action(Action::ShiftRange {
-            header: 0,
-            body: by,
-        })
+        self.action(Action::ShiftRange { header: 0, body: by })
     }
 
     /// Answers a Range with another one, off by so much, and says so.
     #[must_use]
     pub fn other_range(self, by: i64) -> Fault {
-        self.action(Action::ShiftRange {
-            header: by,
-            body: by,
-        })
+        self.action(Action::ShiftRange { header: by, body: by })
     }
 
     /// Sends the body compressed though nobody asked.
@@ -348,18 +300,13 @@ impl Fault {
     /// Puts this header field in place of the true one.
     #[must_use]
     pub fn set_header(self, name: &str, value: &str) -> Fault {
-        self.action(Action::SetHeader {
-            name: name.to_owned(),
-            value: value.to_owned(),
-        })
+        self.action(Action::SetHeader { name: name.to_owned(), value: value.to_owned() })
     }
 
     /// Leaves this header field out.
     #[must_use]
     pub fn remove_header(self, name: &str) -> Fault {
-        self.action(Action::RemoveHeader {
-            name: name.to_owned(),
-        })
+        self.action(Action::RemoveHeader { name: name.to_owned() })
     }
 
     /// States the digest of something else in `Docker-Content-Digest`.

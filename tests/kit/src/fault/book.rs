@@ -75,8 +75,7 @@ impl Rule {
             let draw = (mix(chance.seed, uses.seen) >> 11) as f64 / (1_u64 << 53) as f64;
             draw < chance.probability
         };
-        let applies =
-            uses.seen > self.fault.skip && !used_up && self.fault.chance.is_none_or(by_chance);
+        let applies = uses.seen > self.fault.skip && !used_up && self.fault.chance.is_none_or(by_chance);
         uses.applied += u64::from(applies);
         applies
     }
@@ -163,22 +162,12 @@ impl FaultBook {
     }
 
     /// Applies the rules of a stage that `has_come` to a request.
-    pub(crate) fn apply(
-        &self,
-        listener: Listener,
-        request: &Request,
-        has_come: impl Fn(Stage) -> bool,
-    ) -> Vec<Arc<Application>> {
+    pub(crate) fn apply(&self, listener: Listener, request: &Request, has_come: impl Fn(Stage) -> bool) -> Vec<Arc<Application>> {
         let rules = self.with(|rules| rules.clone());
         rules
             .into_iter()
             .filter(|rule| has_come(rule.stage) && rule.apply(listener, request))
-            .map(|rule| {
-                Arc::new(Application {
-                    rule,
-                    fired: AtomicBool::new(false),
-                })
-            })
+            .map(|rule| Arc::new(Application { rule, fired: AtomicBool::new(false) }))
             .collect()
     }
 
@@ -203,8 +192,7 @@ impl FaultBook {
     }
 
     fn remove_where(&self, is_meant: impl Fn(&Rule) -> bool) -> bool {
-        let removed: Vec<_> =
-            self.with(|rules| rules.extract_if(.., |rule| is_meant(rule)).collect());
+        let removed: Vec<_> = self.with(|rules| rules.extract_if(.., |rule| is_meant(rule)).collect());
         removed.iter().for_each(|rule| rule.release());
         !removed.is_empty()
     }

@@ -52,24 +52,15 @@ pub(crate) struct Shape {
 
 impl Plan {
     /// The rules that apply at this moment.
-    pub(crate) fn look_up(
-        book: &FaultBook,
-        listener: Listener,
-        request: &Request,
-        moment: Moment<'_>,
-    ) -> Plan {
+    pub(crate) fn look_up(book: &FaultBook, listener: Listener, request: &Request, moment: Moment<'_>) -> Plan {
         let has_come = |stage: Stage| match (moment, stage) {
             (Moment::Request, stage) => stage == Stage::Request,
             (Moment::Reply(_), Stage::Request) => false,
             (Moment::Reply(reply), Stage::Head) => matches!(reply.status, 200 | 206),
-            (Moment::Reply(reply), Stage::Body) => {
-                matches!(reply.status, 200 | 206) && !request.is_head()
-            }
+            (Moment::Reply(reply), Stage::Body) => matches!(reply.status, 200 | 206) && !request.is_head(),
             (Moment::Reply(reply), Stage::Part) => reply.status == 206 && !request.is_head(),
         };
-        Plan {
-            steps: book.apply(listener, request, has_come),
-        }
+        Plan { steps: book.apply(listener, request, has_come) }
     }
 
     /// Appends what applies later.
@@ -80,11 +71,7 @@ impl Plan {
     /// The answer that takes the true one's place, if any.
     pub(crate) fn answer(&self) -> Option<Reply> {
         let last = self.actions().filter_map(|(cause, action)| match action {
-            Action::Answer {
-                status,
-                headers,
-                body,
-            } => Some((cause, status, headers, body)),
+            Action::Answer { status, headers, body } => Some((cause, status, headers, body)),
             _ => None,
         });
         last.last().map(|(cause, status, headers, body)| {
@@ -165,17 +152,11 @@ impl Plan {
     fn events(&self, is_wanted: impl Fn(Option<u64>) -> bool) -> Vec<Event> {
         let event = |(cause, action): (&Arc<Application>, &Action)| {
             let (at, kind) = match action {
-                Action::Hold { at, for_ms } => {
-                    (*at, EventKind::Hold(for_ms.map(Duration::from_millis)))
-                }
+                Action::Hold { at, for_ms } => (*at, EventKind::Hold(for_ms.map(Duration::from_millis))),
                 Action::Cut { at, with } => (*at, EventKind::Cut(*with)),
                 _ => return None,
             };
-            is_wanted(at).then(|| Event {
-                at: at.unwrap_or(0),
-                kind,
-                cause: cause.clone(),
-            })
+            is_wanted(at).then(|| Event { at: at.unwrap_or(0), kind, cause: cause.clone() })
         };
         self.actions().filter_map(event).collect()
     }
@@ -208,10 +189,7 @@ fn shift_range(reply: &mut Reply, header: i64, body: i64) -> bool {
     let size = slice.blob.size();
     let furthest = size - slice.length;
     let shifted = |by: i64| slice.start.saturating_add_signed(by).min(furthest);
-    let stated = ByteRange {
-        start: shifted(header),
-        last: shifted(header) + slice.length - 1,
-    };
+    let stated = ByteRange { start: shifted(header), last: shifted(header) + slice.length - 1 };
     let changed = stated.start != slice.start || shifted(body) != slice.start;
     slice.start = shifted(body);
     let value = format!("bytes {}-{}/{size}", stated.start, stated.last);

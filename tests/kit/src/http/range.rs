@@ -85,9 +85,6 @@ mod tests {
             assert_eq!(RangeRequest::parse(Some(value), 10), expected, "{value}");
         }
         assert_eq!(RangeRequest::parse(None, 10), RangeRequest::Whole);
-        assert_eq!(
-            RangeRequest::parse(Some("bytes=0-"), 0),
-            RangeRequest::Unsatisfiable
-        );
+        assert_eq!(RangeRequest::parse(Some("bytes=0-"), 0), RangeRequest::Unsatisfiable);
     }
 }

@@ -20,6 +20,7 @@ pub(crate) enum Framing {
 
 /// What the body is made from.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "one of them lives per request")]
 pub(crate) enum Payload {
     Bytes(Bytes),
     Blob(BlobSlice),
@@ -48,12 +49,7 @@ pub(crate) struct Reply {
 impl Reply {
     /// An answer with an empty body.
     pub(crate) fn empty(status: u16) -> Reply {
-        Reply {
-            status,
-            headers: Headers::default(),
-            payload: Payload::Bytes(Bytes::new()),
-            framing: Framing::Length,
-        }
+        Reply { status, headers: Headers::default(), payload: Payload::Bytes(Bytes::new()), framing: Framing::Length }
     }
 
     /// An answer of these bytes.

@@ -43,11 +43,7 @@ impl Head {
             method: parsed.method.ok_or(BadRequest)?.to_owned(),
             target: parsed.path.ok_or(BadRequest)?.to_owned(),
             minor_version: parsed.version.ok_or(BadRequest)?,
-            headers: parsed
-                .headers
-                .iter()
-                .map(|field| (field.name, String::from_utf8_lossy(field.value)))
-                .collect(),
+            headers: parsed.headers.iter().map(|field| (field.name, String::from_utf8_lossy(field.value))).collect(),
         };
         buffer.advance(length);
         Ok(Some(head))
@@ -118,21 +114,15 @@ impl Request {
 
     /// The path, decoded.
     pub(crate) fn decoded_path(&self) -> String {
-        percent_decode_str(&self.path)
-            .decode_utf8_lossy()
-            .into_owned()
+        percent_decode_str(&self.path).decode_utf8_lossy().into_owned()
     }
 
     /// The values of a query parameter, decoded.
     pub(crate) fn parameters<'a>(&'a self, name: &'a str) -> impl Iterator<Item = String> + 'a {
-        self.query
-            .split('&')
-            .filter_map(|pair| pair.split_once('='))
-            .filter(move |(key, _)| *key == name)
-            .map(|(_, value)| {
-                let spaced = value.replace('+', " ");
-                percent_decode_str(&spaced).decode_utf8_lossy().into_owned()
-            })
+        self.query.split('&').filter_map(|pair| pair.split_once('=')).filter(move |(key, _)| *key == name).map(|(_, value)| {
+            let spaced = value.replace('+', " ");
+            percent_decode_str(&spaced).decode_utf8_lossy().into_owned()
+        })
     }
 
     /// The first value of a query parameter, decoded.
@@ -155,9 +145,7 @@ impl Request {
 
     fn authorization(&self, scheme: &str) -> Option<&str> {
         let (stated, credential) = self.headers.get("authorization")?.split_once(' ')?;
-        stated
-            .eq_ignore_ascii_case(scheme)
-            .then_some(credential.trim())
+        stated.eq_ignore_ascii_case(scheme).then_some(credential.trim())
     }
 }
 
@@ -172,18 +160,10 @@ mod tests {
 
     #[test]
     fn path_query_and_credentials_are_read() {
-        let request = parse(
-            "GET /v2/a%3Ab?scope=x%3Ay&scope=z+w HTTP/1.1\r\nAUTHORIZATION: basic YTpiOmM=\r\n\r\n",
-        );
+        let request = parse("GET /v2/a%3Ab?scope=x%3Ay&scope=z+w HTTP/1.1\r\nAUTHORIZATION: basic YTpiOmM=\r\n\r\n");
         assert_eq!(request.decoded_path(), "/v2/a:b");
-        assert_eq!(
-            request.parameters("scope").collect::<Vec<_>>(),
-            ["x:y", "z w"]
-        );
-        assert_eq!(
-            request.basic_credential(),
-            Some(("a".to_owned(), "b:c".to_owned()))
-        );
+        assert_eq!(request.parameters("scope").collect::<Vec<_>>(), ["x:y", "z w"]);
+        assert_eq!(request.basic_credential(), Some(("a".to_owned(), "b:c".to_owned())));
         assert!(request.keeps_alive());
     }
 

@@ -135,11 +135,7 @@ impl HubBuilder {
     /// Puts a wide-area network before all listeners: so much latency, and so many bytes a second on each connection.
     #[must_use]
     pub fn wan(self, latency: Duration, connection_rate: Option<u64>) -> HubBuilder {
-        let network = Network {
-            latency,
-            connection_rate,
-            total_rate: None,
-        };
+        let network = Network { latency, connection_rate, total_rate: None };
         self.configure(|config| config.network = PerListener::from_fn(|_| network))
     }
 
@@ -164,17 +160,10 @@ impl HubBuilder {
         };
         let address = |listener| sockets.get(listener).1;
         let urls = PerListener::from_fn(|listener| {
-            let scheme = if *self.tls.get(listener) {
-                "https"
-            } else {
-                "http"
-            };
+            let scheme = if *self.tls.get(listener) { "https" } else { "http" };
             format!("{scheme}://{}", address(listener))
         });
-        let tls = match Listener::ALL
-            .iter()
-            .any(|listener| *self.tls.get(*listener))
-        {
+        let tls = match Listener::ALL.iter().any(|listener| *self.tls.get(*listener)) {
             false => None,
             true => {
                 let addresses = Listener::ALL.map(|listener| address(listener).ip().to_string());
@@ -185,17 +174,11 @@ impl HubBuilder {
             }
         };
 
-        let backend = Backend {
-            library: self.library,
-            origin,
-        };
+        let backend = Backend { library: self.library, origin };
         let state = Arc::new(State::new(self.config, backend));
         state.set_urls(urls);
         let start = |listener, (socket, address): (Socket, SocketAddr)| {
-            let site: Arc<dyn Site> = Arc::new(Front {
-                listener,
-                state: state.clone(),
-            });
+            let site: Arc<dyn Site> = Arc::new(Front { listener, state: state.clone() });
             let acceptor = tls.as_ref().filter(|_| *self.tls.get(listener));
             let acceptor = acceptor.map(|tls| tls.acceptor.clone());
             Listening::start(socket, address, site, acceptor)
@@ -205,11 +188,7 @@ impl HubBuilder {
             token: start(Listener::Token, sockets.token),
             cdn: start(Listener::Cdn, sockets.cdn),
         };
-        Ok(Hub {
-            state,
-            listening,
-            ca_pem: tls.map(|tls| tls.ca_pem),
-        })
+        Ok(Hub { state, listening, ca_pem: tls.map(|tls| tls.ca_pem) })
     }
 
     async fn bind(&self, listener: Listener) -> Result<(Socket, SocketAddr), StartError> {
@@ -217,10 +196,6 @@ impl HubBuilder {
         Socket::bind(address)
             .await
             .and_then(|socket| socket.address().map(|bound| (socket, bound)))
-            .map_err(|source| StartError::Bind {
-                listener,
-                address,
-                source,
-            })
+            .map_err(|source| StartError::Bind { listener, address, source })
     }
 }

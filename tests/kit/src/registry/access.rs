@@ -32,11 +32,7 @@ impl TokenProblem {
 }
 
 /// Lets a request for this repository in (`None`: for none), or says what to answer instead.
-pub(super) async fn check(
-    state: &State,
-    request: &Request,
-    repository: Option<&str>,
-) -> Result<Access, Box<Reply>> {
+pub(super) async fn check(state: &State, request: &Request, repository: Option<&str>) -> Result<Access, Box<Reply>> {
     let config = state.config();
     match config.auth {
         Auth::None => Ok(access(request, None)),
@@ -46,19 +42,11 @@ pub(super) async fn check(
 }
 
 fn access(request: &Request, user: Option<String>) -> Access {
-    Access {
-        identity: user.unwrap_or_else(|| client_address(request.peer)),
-    }
+    Access { identity: user.unwrap_or_else(|| client_address(request.peer)) }
 }
 
-fn basic(
-    config: &Config,
-    request: &Request,
-    repository: Option<&str>,
-) -> Result<Access, Box<Reply>> {
-    let right = request
-        .basic_credential()
-        .filter(|(user, password)| config.password_is_right(user, password));
+fn basic(config: &Config, request: &Request, repository: Option<&str>) -> Result<Access, Box<Reply>> {
+    let right = request.basic_credential().filter(|(user, password)| config.password_is_right(user, password));
     let Some((user, _)) = right else {
         let challenge = format!("Basic realm=\"{}\"", config.service);
         return Err(challenged(config, challenge));
@@ -72,12 +60,7 @@ fn basic(
     }
 }
 
-fn bearer(
-    state: &State,
-    config: &Config,
-    request: &Request,
-    repository: Option<&str>,
-) -> Result<Access, Box<Reply>> {
+fn bearer(state: &State, config: &Config, request: &Request, repository: Option<&str>) -> Result<Access, Box<Reply>> {
     let problem = match request.bearer_token() {
         None => TokenProblem::Missing,
         Some(token) => match state.tokens.look_up(token) {
@@ -89,14 +72,8 @@ fn bearer(
         },
     };
     let realm = state.url(Listener::Token);
-    let scope = repository
-        .map(|name| format!(",scope=\"repository:{name}:pull\""))
-        .unwrap_or_default();
-    let challenge = format!(
-        "Bearer realm=\"{realm}/token\",service=\"{}\"{scope}{}",
-        config.service,
-        problem.parameter(),
-    );
+    let scope = repository.map(|name| format!(",scope=\"repository:{name}:pull\"")).unwrap_or_default();
+    let challenge = format!("Bearer realm=\"{realm}/token\",service=\"{}\"{scope}{}", config.service, problem.parameter(),);
     Err(challenged(config, challenge))
 }
 

@@ -30,10 +30,7 @@ impl RateLimiter {
     /// Where `identity` stands, having asked once more if `counts`.
     pub(super) fn check(&self, limit: RateLimit, identity: &str, counts: bool) -> Standing {
         let mut windows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let fresh = Window {
-            began: Instant::now(),
-            used: 0,
-        };
+        let fresh = Window { began: Instant::now(), used: 0 };
         let window = windows.entry(identity.to_owned()).or_insert(fresh);
         if window.began.elapsed() >= limit.window {
             *window = fresh;
@@ -42,19 +39,12 @@ impl RateLimiter {
         if counts && !exceeded {
             window.used += 1;
         }
-        Standing {
-            limit,
-            remaining: limit.limit.saturating_sub(window.used),
-            exceeded,
-        }
+        Standing { limit, remaining: limit.limit.saturating_sub(window.used), exceeded }
     }
 
     /// Begins all windows anew.
     pub(crate) fn reset(&self) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
 
@@ -102,10 +92,7 @@ mod tests {
     #[test]
     fn a_window_that_is_over_counts_no_more() {
         let limiter = RateLimiter::default();
-        let limit = RateLimit {
-            window: Duration::ZERO,
-            ..RateLimit::of(1)
-        };
+        let limit = RateLimit { window: Duration::ZERO, ..RateLimit::of(1) };
         for _ in 0..3 {
             assert!(limiter.check(limit, "a", true).refusal().is_none());
         }

@@ -10,17 +10,9 @@ use crate::origin::OriginError;
 use crate::state::State;
 
 /// Tags in lexical order; `n` and `last` make pages.
-pub(super) async fn tags(
-    state: &State,
-    request: &Request,
-    name: &str,
-) -> Result<Reply, OriginError> {
+pub(super) async fn tags(state: &State, request: &Request, name: &str) -> Result<Reply, OriginError> {
     let Some(mut tags) = state.backend.tags(name).await? else {
-        return Ok(Reply::error(
-            404,
-            "NAME_UNKNOWN",
-            "repository name not known to registry",
-        ));
+        return Ok(Reply::error(404, "NAME_UNKNOWN", "repository name not known to registry"));
     };
     if let Some(last) = request.parameter("last") {
         tags.retain(|tag| *tag > last);
@@ -30,8 +22,7 @@ pub(super) async fn tags(
     if let Some(size) = page.filter(|size| *size < tags.len()) {
         tags.truncate(size);
         link = tags.last().map(|last| {
-            let last =
-                percent_encoding::utf8_percent_encode(last, percent_encoding::NON_ALPHANUMERIC);
+            let last = percent_encoding::utf8_percent_encode(last, percent_encoding::NON_ALPHANUMERIC);
             format!("</v2/{name}/tags/list?last={last}&n={size}>; rel=\"next\"")
         });
     }
@@ -43,12 +34,7 @@ pub(super) async fn tags(
 }
 
 /// An index of what refers to a manifest; `artifactType` filters.
-pub(super) async fn referrers(
-    state: &State,
-    request: &Request,
-    name: &str,
-    digest: &str,
-) -> Result<Reply, OriginError> {
+pub(super) async fn referrers(state: &State, request: &Request, name: &str, digest: &str) -> Result<Reply, OriginError> {
     if !state.config().referrers {
         return Ok(Reply::bytes(404, "text/plain", "404 page not found\n"));
     }
@@ -56,11 +42,7 @@ pub(super) async fn referrers(
         return Ok(Reply::error(400, "DIGEST_INVALID", "this is no digest"));
     };
     let Some(mut manifests) = state.backend.referrers(name, &digest).await? else {
-        return Ok(Reply::error(
-            404,
-            "NAME_UNKNOWN",
-            "there is no referrers API here",
-        ));
+        return Ok(Reply::error(404, "NAME_UNKNOWN", "there is no referrers API here"));
     };
     let filter = request.parameter("artifactType");
     if let Some(wanted) = &filter {

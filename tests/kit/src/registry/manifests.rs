@@ -22,10 +22,7 @@ pub(super) async fn answer(
     reference: &str,
 ) -> Result<Reply, OriginError> {
     let config = state.config();
-    if let Some(location) = config
-        .redirect_manifests
-        .and_then(|to| next_hop(state, request, to))
-    {
+    if let Some(location) = config.redirect_manifests.and_then(|to| next_hop(state, request, to)) {
         return Ok(Reply::redirect(location));
     }
     let standing = config.rate_limit.map(|limit| {
@@ -70,8 +67,7 @@ async fn look_up(
         let message = "OCI index found, but Accept header does not support OCI indexes";
         return Ok(Reply::error(404, "MANIFEST_UNKNOWN", message));
     }
-    let mut reply = Reply::bytes(200, &manifest.media_type, manifest.bytes)
-        .header("ETag", format!("\"{}\"", manifest.digest));
+    let mut reply = Reply::bytes(200, &manifest.media_type, manifest.bytes).header("ETag", format!("\"{}\"", manifest.digest));
     if config.content_digest {
         let digest = manifest.digest.as_str();
         reply.headers.add("Docker-Content-Digest", digest);

@@ -32,10 +32,7 @@ impl<'a> Route<'a> {
             return None;
         }
         match kind {
-            "manifests" => Some(Route::Manifest {
-                name,
-                reference: last,
-            }),
+            "manifests" => Some(Route::Manifest { name, reference: last }),
             "blobs" => Some(Route::Blob { name, digest: last }),
             "referrers" => Some(Route::Referrers { name, digest: last }),
             _ => None,
@@ -46,10 +43,9 @@ impl<'a> Route<'a> {
     pub(super) fn repository(&self) -> Option<&'a str> {
         match *self {
             Route::Ping => None,
-            Route::Blob { name, .. }
-            | Route::Manifest { name, .. }
-            | Route::Tags { name }
-            | Route::Referrers { name, .. } => Some(name),
+            Route::Blob { name, .. } | Route::Manifest { name, .. } | Route::Tags { name } | Route::Referrers { name, .. } => {
+                Some(name)
+            }
         }
     }
 }

@@ -47,20 +47,8 @@ impl Body {
             (None, Some((by, _, _))) => Some(content.saturating_add_signed(*by)),
             (None, None) => Some(content),
         };
-        let encoder = shape
-            .gzip
-            .is_some()
-            .then(|| GzEncoder::new(Vec::new(), Compression::fast()));
-        Ok(Body {
-            source,
-            shape,
-            origin,
-            produced: 0,
-            total,
-            content,
-            encoder,
-            spare: Bytes::new(),
-        })
+        let encoder = shape.gzip.is_some().then(|| GzEncoder::new(Vec::new(), Compression::fast()));
+        Ok(Body { source, shape, origin, produced: 0, total, content, encoder, spare: Bytes::new() })
     }
 
     /// The framing that can be used where this one is wanted.

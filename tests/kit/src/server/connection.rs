@@ -53,20 +53,8 @@ impl From<BadRequest> for NoRequest {
 }
 
 impl Connection {
-    pub(super) fn new(
-        transport: Transport,
-        peer: SocketAddr,
-        number: u64,
-        site: Arc<dyn Site>,
-    ) -> Connection {
-        Connection {
-            transport,
-            buffer: BytesMut::new(),
-            peer,
-            number,
-            site,
-            pacer: Pacer::default(),
-        }
+    pub(super) fn new(transport: Transport, peer: SocketAddr, number: u64, site: Arc<dyn Site>) -> Connection {
+        Connection { transport, buffer: BytesMut::new(), peer, number, site, pacer: Pacer::default() }
     }
 
     /// Serves until the connection ends. Errors are those of a connection that the client broke.

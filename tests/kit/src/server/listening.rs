@@ -50,19 +50,9 @@ struct Running {
 
 impl Listening {
     /// Serves the site at the socket, which is bound to this address.
-    pub(crate) fn start(
-        socket: Socket,
-        address: SocketAddr,
-        site: Arc<dyn Site>,
-        tls: Option<TlsAcceptor>,
-    ) -> Listening {
+    pub(crate) fn start(socket: Socket, address: SocketAddr, site: Arc<dyn Site>, tls: Option<TlsAcceptor>) -> Listening {
         let running = run(socket, site.clone(), tls.clone());
-        Listening {
-            address,
-            site,
-            tls,
-            running: Mutex::new(Some(running)),
-        }
+        Listening { address, site, tls, running: Mutex::new(Some(running)) }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -91,9 +81,7 @@ impl Listening {
         let mut attempt = 1;
         let socket = loop {
             match Socket::bind(self.address).await {
-                Err(error)
-                    if error.kind() == io::ErrorKind::AddrInUse && attempt < BIND_ATTEMPTS =>
-                {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && attempt < BIND_ATTEMPTS => {
                     attempt += 1;
                     tokio::time::sleep(BIND_PAUSE).await;
                 }
@@ -116,18 +104,10 @@ impl Drop for Listening {
 fn run(socket: Socket, site: Arc<dyn Site>, tls: Option<TlsAcceptor>) -> Running {
     let (stop, stopped) = oneshot::channel();
     let accepting = accept(socket.0, site, tls, stopped);
-    Running {
-        stop,
-        task: tokio::spawn(accepting),
-    }
+    Running { stop, task: tokio::spawn(accepting) }
 }
 
-async fn accept(
-    listener: TcpListener,
-    site: Arc<dyn Site>,
-    tls: Option<TlsAcceptor>,
-    mut stopped: oneshot::Receiver<()>,
-) {
+async fn accept(listener: TcpListener, site: Arc<dyn Site>, tls: Option<TlsAcceptor>, mut stopped: oneshot::Receiver<()>) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -151,13 +131,7 @@ async fn accept(
     connections.shutdown().await;
 }
 
-async fn serve(
-    tcp: TcpStream,
-    peer: SocketAddr,
-    number: u64,
-    site: Arc<dyn Site>,
-    tls: Option<TlsAcceptor>,
-) -> io::Result<()> {
+async fn serve(tcp: TcpStream, peer: SocketAddr, number: u64, site: Arc<dyn Site>, tls: Option<TlsAcceptor>) -> io::Result<()> {
     tcp.set_nodelay(true)?;
     let transport = match tls {
         None => Transport::Plain(tcp),

@@ -64,8 +64,7 @@ impl Connection {
             }
         };
         let events = plan.within_body();
-        self.send(request, &reply, body, events, network, entry)
-            .await
+        self.send(request, &reply, body, events, network, entry).await
     }
 
     /// Sends an answer to what was not even a request.
@@ -92,9 +91,7 @@ impl Connection {
             framing => framing,
         };
         let has_body = !request.is_head() && reply.status != 204;
-        let ends_by_itself = framing != Framing::Close && body.length_is_true()
-            || framing == Framing::Chunked
-            || !has_body;
+        let ends_by_itself = framing != Framing::Close && body.length_is_true() || framing == Framing::Chunked || !has_body;
         let keep = request.keeps_alive() && ends_by_itself;
 
         let head = head_of(reply, framing, &body, keep);
@@ -108,9 +105,7 @@ impl Connection {
             let rates = [body.rate(), network.connection_rate];
             let connection_rate = rates.into_iter().flatten().min();
             let slowest = connection_rate.into_iter().chain(network.total_rate).min();
-            let largest = slowest.map_or(CHUNK, |rate| {
-                (rate / PACED_WRITES).clamp(1, CHUNK as u64) as usize
-            });
+            let largest = slowest.map_or(CHUNK, |rate| (rate / PACED_WRITES).clamp(1, CHUNK as u64) as usize);
             let mut sent = 0;
             loop {
                 let due = events.partition_point(|event| event.at <= sent);
@@ -124,8 +119,7 @@ impl Connection {
                 if bytes.is_empty() {
                     break;
                 }
-                self.pace(bytes.len(), connection_rate, network.total_rate)
-                    .await?;
+                self.pace(bytes.len(), connection_rate, network.total_rate).await?;
                 self.write_body(&bytes, framing).await?;
                 sent += bytes.len() as u64;
                 let counter = &self.site.traffic().body_bytes;
@@ -157,12 +151,7 @@ impl Connection {
         Ok(())
     }
 
-    async fn pace(
-        &mut self,
-        bytes: usize,
-        connection_rate: Option<u64>,
-        total_rate: Option<u64>,
-    ) -> io::Result<()> {
+    async fn pace(&mut self, bytes: usize, connection_rate: Option<u64>, total_rate: Option<u64>) -> io::Result<()> {
         let own = connection_rate.map(|rate| self.pacer.book(bytes, rate));
         let shared = total_rate.map(|rate| self.site.traffic().pacer.book(bytes, rate));
         let wait = own.max(shared).unwrap_or_default();

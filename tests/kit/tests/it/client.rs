@@ -33,10 +33,7 @@ pub(crate) struct Answer {
 impl Answer {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let same = |(key, _): &&(String, String)| key.eq_ignore_ascii_case(name);
-        self.headers
-            .iter()
-            .find(same)
-            .map(|(_, value)| value.as_str())
+        self.headers.iter().find(same).map(|(_, value)| value.as_str())
     }
 
     pub(crate) fn json(&self) -> serde_json::Value {
@@ -44,10 +41,7 @@ impl Answer {
     }
 
     pub(crate) fn error_code(&self) -> String {
-        self.json()["errors"][0]["code"]
-            .as_str()
-            .unwrap()
-            .to_owned()
+        self.json()["errors"][0]["code"].as_str().unwrap().to_owned()
     }
 
     pub(crate) fn gunzipped(&self) -> Vec<u8> {
@@ -66,32 +60,16 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) async fn open(authority: &str) -> Connection {
-        Connection {
-            stream: TcpStream::connect(authority).await.unwrap(),
-            received: Vec::new(),
-        }
+        Connection { stream: TcpStream::connect(authority).await.unwrap(), received: Vec::new() }
     }
 
-    pub(crate) async fn ask(
-        &mut self,
-        method: &str,
-        target: &str,
-        headers: &[(&str, &str)],
-    ) -> Answer {
-        exchange(
-            &mut self.stream,
-            &mut self.received,
-            method,
-            target,
-            headers,
-        )
-        .await
+    pub(crate) async fn ask(&mut self, method: &str, target: &str, headers: &[(&str, &str)]) -> Answer {
+        exchange(&mut self.stream, &mut self.received, method, target, headers).await
     }
 
     pub(crate) async fn ask_with_body(&mut self, method: &str, target: &str, body: &str) -> Answer {
         let length = body.len().to_string();
-        let head =
-            format!("{method} {target} HTTP/1.1\r\nHost: hub\r\nContent-Length: {length}\r\n\r\n");
+        let head = format!("{method} {target} HTTP/1.1\r\nHost: hub\r\nContent-Length: {length}\r\n\r\n");
         self.stream.write_all(head.as_bytes()).await.unwrap();
         self.stream.write_all(body.as_bytes()).await.unwrap();
         answer_to(&mut self.stream, &mut self.received, method).await
@@ -108,10 +86,7 @@ impl Connection {
 pub(crate) async fn ask(method: &str, url: &str, headers: &[(&str, &str)]) -> Answer {
     let rest = url.strip_prefix("http://").unwrap();
     let at = rest.find('/').unwrap();
-    Connection::open(&rest[..at])
-        .await
-        .ask(method, &rest[at..], headers)
-        .await
+    Connection::open(&rest[..at]).await.ask(method, &rest[at..], headers).await
 }
 
 pub(crate) async fn get(url: &str) -> Answer {
@@ -159,11 +134,7 @@ async fn exchange(
     answer_to(stream, received, method).await
 }
 
-async fn answer_to(
-    stream: &mut (impl AsyncRead + Unpin),
-    received: &mut Vec<u8>,
-    method: &str,
-) -> Answer {
+async fn answer_to(stream: &mut (impl AsyncRead + Unpin), received: &mut Vec<u8>, method: &str) -> Answer {
     let mut end = End::Complete;
     loop {
         if let Some((answer, used)) = parse(received, method == "HEAD", end) {
@@ -186,22 +157,13 @@ fn parse(received: &[u8], is_head: bool, end: End) -> Option<(Answer, usize)> {
     let mut fields = [httparse::EMPTY_HEADER; 64];
     let mut parsed = httparse::Response::new(&mut fields);
     let httparse::Status::Complete(head) = parsed.parse(received).unwrap() else {
-        let nothing = Answer {
-            status: 0,
-            headers: Vec::new(),
-            body: Vec::new(),
-            end,
-        };
+        let nothing = Answer { status: 0, headers: Vec::new(), body: Vec::new(), end };
         return (end != End::Complete).then_some((nothing, received.len()));
     };
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     let mut answer = Answer {
         status: parsed.code.unwrap(),
-        headers: parsed
-            .headers
-            .iter()
-            .map(|field| (field.name.to_owned(), text(field.value)))
-            .collect(),
+        headers: parsed.headers.iter().map(|field| (field.name.to_owned(), text(field.value))).collect(),
         body: Vec::new(),
         end: End::Complete,
     };
@@ -276,11 +238,7 @@ pub(crate) fn blob_url(hub: &Hub, blob: &Blob) -> String {
 }
 
 pub(crate) fn manifest_url(hub: &Hub, reference: impl ToString) -> String {
-    format!(
-        "{}/v2/{NAME}/manifests/{}",
-        hub.url(),
-        reference.to_string()
-    )
+    format!("{}/v2/{NAME}/manifests/{}", hub.url(), reference.to_string())
 }
 
 /// A token for pulling from [`NAME`], as this user or anonymously.
@@ -292,10 +250,7 @@ pub(crate) async fn token(hub: &Hub, credential: Option<&str>) -> String {
         let encoded = base64::engine::general_purpose::STANDARD.encode(credential);
         format!("Basic {encoded}")
     });
-    let headers: Vec<_> = encoded
-        .iter()
-        .map(|value| ("Authorization", value.as_str()))
-        .collect();
+    let headers: Vec<_> = encoded.iter().map(|value| ("Authorization", value.as_str())).collect();
     let answer = ask("GET", &url, &headers).await;
     assert_eq!(answer.status, 200);
     answer.json()["token"].as_str().unwrap().to_owned()

@@ -4,9 +4,7 @@ use std::time::{Duration, Instant};
 
 use larder_testkit::{Fault, Hub, Image, Listener, Outcome, Repository};
 
-use crate::client::{
-    Connection, End, NAME, ask, blob_url, get, get_as, manifest_url, plain_hub, token,
-};
+use crate::client::{Connection, End, NAME, ask, blob_url, get, get_as, manifest_url, plain_hub, token};
 
 const REGISTRY: Listener = Listener::Registry;
 const SIZE: u64 = 1_000_000;
@@ -14,19 +12,13 @@ const SIZE: u64 = 1_000_000;
 #[tokio::test]
 async fn a_status_is_answered_as_often_as_the_rule_says() {
     let (hub, ..) = plain_hub(1).await;
-    let fault = Fault::on(REGISTRY)
-        .path_contains("/manifests/")
-        .skip(1)
-        .times(2);
+    let fault = Fault::on(REGISTRY).path_contains("/manifests/").skip(1).times(2);
     let fault = hub.fault(fault.answer(503, &[("Retry-After", "1")], "busy"));
     let mut seen = Vec::new();
     for _ in 0..4 {
         let answer = get(&manifest_url(&hub, "1")).await;
         if answer.status == 503 {
-            assert_eq!(
-                (answer.header("retry-after"), &answer.body[..]),
-                (Some("1"), &b"busy"[..])
-            );
+            assert_eq!((answer.header("retry-after"), &answer.body[..]), (Some("1"), &b"busy"[..]));
         }
         seen.push(answer.status);
     }
@@ -38,10 +30,7 @@ async fn a_status_is_answered_as_often_as_the_rule_says() {
 async fn rules_apply_only_to_what_they_name() {
     let (hub, _, layer) = plain_hub(1).await;
     let fault = Fault::on(REGISTRY).method("GET").path_contains("/blobs/");
-    let fault = fault
-        .path_contains(layer.digest())
-        .with_header("range")
-        .query_contains("ns=");
+    let fault = fault.path_contains(layer.digest()).with_header("range").query_contains("ns=");
     let fault = hub.fault(fault.status(500));
     let url = blob_url(&hub, &layer);
     let range = [("Range", "bytes=0-")];
@@ -80,12 +69,7 @@ async fn a_body_fault_is_not_used_up_by_a_challenge_or_a_redirect() {
     let fault = hub.fault(Fault::on(REGISTRY).once().cut_at(3));
     assert_eq!(get(&manifest_url(&hub, "1")).await.status, 401);
     let token = token(&hub, None).await;
-    assert_eq!(
-        get_as(&blob_url(&hub, &image.layers()[0]), &token)
-            .await
-            .status,
-        307
-    );
+    assert_eq!(get_as(&blob_url(&hub, &image.layers()[0]), &token).await.status, 307);
     assert_eq!(fault.matched(), 0);
     assert_eq!(get_as(&manifest_url(&hub, "1"), &token).await.end, End::Fin);
     assert_eq!(fault.fired(), 1);
@@ -100,10 +84,7 @@ async fn cut_with_fin_sends_exactly_so_much() {
     assert_eq!(answer.body, layer.bytes()[..400_001]);
     assert_eq!(answer.header("content-length"), Some("1000000"));
     assert_eq!(fault.fired(), 1);
-    assert_eq!(
-        hub.requests().outcome(Outcome::Broken).body_bytes(),
-        400_001
-    );
+    assert_eq!(hub.requests().outcome(Outcome::Broken).body_bytes(), 400_001);
     assert_eq!(get(&blob_url(&hub, &layer)).await.end, End::Complete);
 }
 
@@ -143,16 +124,10 @@ async fn a_gate_holds_at_a_byte_until_it_is_released() {
     let pull = tokio::spawn(async move { get(&url).await });
     gate.until_held(1).await;
     let record = hub.requests().records()[0].clone();
-    assert_eq!(
-        (record.body_bytes, record.outcome),
-        (300_000, Outcome::InFlight)
-    );
+    assert_eq!((record.body_bytes, record.outcome), (300_000, Outcome::InFlight));
     gate.release();
     let answer = pull.await.unwrap();
-    assert_eq!(
-        (answer.end, &answer.body[..]),
-        (End::Complete, &layer.bytes()[..])
-    );
+    assert_eq!((answer.end, &answer.body[..]), (End::Complete, &layer.bytes()[..]));
     assert_eq!((gate.held(), gate.fired()), (0, 1));
 }
 
@@ -162,8 +137,7 @@ async fn a_brown_out_holds_requests_and_notices_who_leaves() {
     let brown_out = hub.fault(Fault::on(REGISTRY).hold());
     let connection = Connection::open(&hub.address(REGISTRY).to_string()).await;
     connection.leave_after("/v2/").await;
-    hub.until(|requests| requests.clone().outcome(Outcome::Broken).count() == 1)
-        .await;
+    hub.until(|requests| requests.clone().outcome(Outcome::Broken).count() == 1).await;
 
     let url = manifest_url(&hub, "1");
     let held = tokio::spawn(async move { get(&url).await });
@@ -179,25 +153,14 @@ async fn delays_stalls_latency_and_rates_take_their_time() {
     let url = blob_url(&hub, &layer);
     let time = Duration::from_millis(200);
     let on = || Fault::on(REGISTRY).once();
-    for fault in [
-        on().delay(time),
-        on().stall_at(5000, time),
-        on().trickle(45_000),
-    ] {
+    for fault in [on().delay(time), on().stall_at(5000, time), on().trickle(45_000)] {
         hub.fault(fault.clone());
         let began = Instant::now();
         let answer = get(&url).await;
         assert!(began.elapsed() >= Duration::from_millis(190), "{fault:?}");
-        assert_eq!(
-            (answer.end, &answer.body[..]),
-            (End::Complete, &layer.bytes()[..])
-        );
+        assert_eq!((answer.end, &answer.body[..]), (End::Complete, &layer.bytes()[..]));
     }
-    for (latency, own, shared) in [
-        (200, None, None),
-        (0, Some(45_000), None),
-        (0, None, Some(45_000)),
-    ] {
+    for (latency, own, shared) in [(200, None, None), (0, Some(45_000), None), (0, None, Some(45_000))] {
         hub.configure(|config| {
             config.network.registry.latency = Duration::from_millis(latency);
             config.network.registry.connection_rate = own;
@@ -205,10 +168,7 @@ async fn delays_stalls_latency_and_rates_take_their_time() {
         });
         let began = Instant::now();
         assert_eq!(get(&url).await.body, layer.bytes());
-        assert!(
-            began.elapsed() >= Duration::from_millis(180),
-            "{latency} {own:?} {shared:?}"
-        );
+        assert!(began.elapsed() >= Duration::from_millis(180), "{latency} {own:?} {shared:?}");
     }
 }
 
@@ -220,9 +180,5 @@ async fn a_total_rate_is_shared_by_all_connections() {
     let began = Instant::now();
     let (one, two) = tokio::join!(get(&url), get(&url));
     assert_eq!((one.body.len(), two.body.len()), (10_000, 10_000));
-    assert!(
-        began.elapsed() >= Duration::from_millis(350),
-        "{:?}",
-        began.elapsed()
-    );
+    assert!(began.elapsed() >= Duration::from_millis(350), "{:?}", began.elapsed());
 }

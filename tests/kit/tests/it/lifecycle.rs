@@ -25,11 +25,7 @@ async fn a_stopped_hub_refuses_connections_and_comes_back_at_the_same_port() {
 async fn one_listener_can_be_stopped_alone() {
     let (hub, ..) = plain_hub(1).await;
     hub.stop_listening_on(Listener::Cdn).await;
-    assert!(
-        TcpStream::connect(hub.address(Listener::Cdn))
-            .await
-            .is_err()
-    );
+    assert!(TcpStream::connect(hub.address(Listener::Cdn)).await.is_err());
     assert_eq!(get(&manifest_url(&hub, "1")).await.status, 200);
     hub.resume_on(Listener::Cdn).await.unwrap();
     assert!(TcpStream::connect(hub.address(Listener::Cdn)).await.is_ok());
@@ -75,11 +71,5 @@ async fn an_address_in_use_is_an_error() {
     let (hub, ..) = plain_hub(1).await;
     let taken = hub.address(Listener::Registry);
     let second = Hub::builder().address(Listener::Token, taken).start().await;
-    assert!(matches!(
-        second.err(),
-        Some(larder_testkit::StartError::Bind {
-            listener: Listener::Token,
-            ..
-        })
-    ));
+    assert!(matches!(second.err(), Some(larder_testkit::StartError::Bind { listener: Listener::Token, .. })));
 }

@@ -1,9 +1,6 @@
 //! Tests of the test kit: what it promises to other tests, seen through a client that hides nothing.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test that unwraps fails, as it should"
-)]
+#![expect(clippy::unwrap_used, reason = "a test that unwraps fails, as it should")]
 
 mod auth;
 mod body_faults;

@@ -27,24 +27,13 @@ async fn header_and_body_of_a_range_can_be_off() {
     let url = blob_url(&hub, &layer);
     let bytes = layer.bytes();
     for (fault, header, start) in [
-        (
-            Fault::on(REGISTRY).wrong_content_range(5),
-            "bytes 505-604/1000",
-            500,
-        ),
-        (
-            Fault::on(REGISTRY).wrong_offset(-5),
-            "bytes 500-599/1000",
-            495,
-        ),
+        (Fault::on(REGISTRY).wrong_content_range(5), "bytes 505-604/1000", 500),
+        (Fault::on(REGISTRY).wrong_offset(-5), "bytes 500-599/1000", 495),
         (Fault::on(REGISTRY).other_range(-500), "bytes 0-99/1000", 0),
     ] {
         let fault = hub.fault(fault.once());
         let answer = get_range(&url, "bytes=500-599").await;
-        assert_eq!(
-            (answer.status, answer.header("content-range")),
-            (206, Some(header))
-        );
+        assert_eq!((answer.status, answer.header("content-range")), (206, Some(header)));
         assert_eq!(answer.body, bytes[start..start + 100]);
         assert_eq!(fault.fired(), 1);
     }
@@ -53,11 +42,7 @@ async fn header_and_body_of_a_range_can_be_off() {
 #[tokio::test]
 async fn a_range_can_be_refused() {
     let (hub, _, layer) = plain_hub(1000).await;
-    hub.fault(
-        Fault::on(REGISTRY)
-            .with_header("range")
-            .range_not_satisfiable(),
-    );
+    hub.fault(Fault::on(REGISTRY).with_header("range").range_not_satisfiable());
     let url = blob_url(&hub, &layer);
     assert_eq!(get_range(&url, "bytes=0-").await.status, 416);
     assert_eq!(get(&url).await.status, 200);
