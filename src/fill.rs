@@ -6,13 +6,19 @@ mod driver;
 mod error;
 mod extents;
 mod flight;
+mod lane;
 mod origin;
+mod plan;
+mod prefix;
 mod reader;
+mod tempo;
 mod through;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::oci::{Digest, RepositoryName, UpstreamName};
 use crate::store::Store;
@@ -29,6 +35,18 @@ pub const WITHHELD_TAIL: u64 = 64 << 10;
 /// How long a content whose body broke after it had begun is refused at once, instead of being broken again at the same byte.
 /// Long enough that a client which resumes goes to its next host, short enough that a pull tried again finds us healed.
 const REFUSED_AFTER_BREAK: Duration = Duration::from_secs(5);
+
+/// For how long an upstream that sent wrong bytes is read over one connection only: what several bring in turns is harder to trust.
+const SUSPECT: Duration = Duration::from_secs(600);
+
+/// How many connections fills may have.
+#[derive(Clone, Copy, Debug)]
+pub struct Lanes {
+    /// For one content; at least one.
+    pub per_fill: usize,
+    /// To one upstream, beyond the first of each fill.
+    pub extra_per_upstream: usize,
+}
 
 /// Where a fill reads from.
 #[derive(Clone)]
@@ -48,6 +66,9 @@ struct Shared {
     store: Store,
     in_flight: Mutex<HashMap<Digest, Arc<Fill>>>,
     broken: moka::sync::Cache<Digest, FillError>,
+    suspects: moka::sync::Cache<UpstreamName, ()>,
+    lanes: Lanes,
+    extra_lanes: Mutex<HashMap<UpstreamName, Arc<Semaphore>>>,
     observer: Arc<dyn Observer>,
 }
 
@@ -79,9 +100,20 @@ impl Source {
 }
 
 impl Fills {
-    pub fn new(store: Store, observer: Arc<dyn Observer>) -> Self {
+    pub fn new(store: Store, lanes: Lanes, observer: Arc<dyn Observer>) -> Self {
+        let suspects = moka::sync::Cache::builder().time_to_live(SUSPECT).build();
         let broken = moka::sync::Cache::builder().max_capacity(4096).time_to_live(REFUSED_AFTER_BREAK).build();
-        Self { shared: Arc::new(Shared { store, in_flight: Mutex::default(), broken, observer }) }
+        Self {
+            shared: Arc::new(Shared {
+                store,
+                in_flight: Mutex::default(),
+                broken,
+                suspects,
+                lanes,
+                extra_lanes: Mutex::default(),
+                observer,
+            }),
+        }
     }
 
     /// The fill of `digest`, if it is in flight. It says nothing about content at rest.
@@ -117,10 +149,26 @@ impl Fills {
         &self.shared.store
     }
 
+    /// How many connections a fill from `source` may have.
+    fn lanes_for(&self, source: &Source) -> usize {
+        if self.shared.suspects.contains_key(&source.upstream) { 1 } else { self.shared.lanes.per_fill.max(1) }
+    }
+
+    /// The right to one more connection than a fill has anyway, if there is one left.
+    fn extra_lane(&self, source: &Source) -> Option<OwnedSemaphorePermit> {
+        let mut upstreams = self.shared.extra_lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        let most = self.shared.lanes.extra_per_upstream;
+        let free = upstreams.entry(source.upstream.clone()).or_insert_with(|| Arc::new(Semaphore::new(most)));
+        Arc::clone(free).try_acquire_owned().ok()
+    }
+
     /// Takes `fill` out of flight. Its content is at rest by now, or will not be.
     fn land(&self, fill: &Fill, error: Option<&FillError>) {
         if let Some(error) = error.filter(|_| fill.has_begun()) {
             self.shared.broken.insert(*fill.digest(), error.clone());
+        }
+        if error.is_some_and(FillError::is_integrity_failure) {
+            self.shared.suspects.insert(fill.source().upstream.clone(), ());
         }
         self.lock().remove(fill.digest());
         self.shared.observer.ended(fill.source(), error);

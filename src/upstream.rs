@@ -68,8 +68,11 @@ pub enum Target {
 pub enum Method {
     Head,
     Get,
-    /// A GET of all bytes from this offset on (`Range: bytes=n-`). The offset is greater than zero.
-    GetFrom(u64),
+    /// A GET of the bytes from `first` to `last`, both inclusive, or to the end (`Range: bytes=first-last`).
+    GetRange {
+        first: u64,
+        last: Option<u64>,
+    },
 }
 
 /// What the registry said.
@@ -154,7 +157,7 @@ impl Method {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Head => "HEAD",
-            Self::Get | Self::GetFrom(_) => "GET",
+            Self::Get | Self::GetRange { .. } => "GET",
         }
     }
 }

@@ -17,7 +17,7 @@ use super::banner::{self, Facts};
 use super::observers::{FillCounts, UpstreamCounts, levels, outcomes};
 use super::{BAD_CONFIG, environment, fail};
 use crate::config::{self, Config, MaxSize, UpstreamConfig};
-use crate::fill::Fills;
+use crate::fill::{Fills, Lanes};
 use crate::mirror::{Freshness, Mirror, Upstream, Upstreams};
 use crate::server::{Listener, Registry as RegistryApi, Settings, admin_router, load_tls};
 use crate::store::{OsFileSystem, Store, StoreConfig};
@@ -27,6 +27,9 @@ use crate::util::SystemClock;
 
 /// How long answers under way may go on after a request to stop.
 const DRAIN: Duration = Duration::from_secs(300);
+
+/// How many connections content may be fetched over.
+const LANES: Lanes = Lanes { per_fill: 4, extra_per_upstream: 16 };
 
 pub(super) fn run(file: Option<&Path>) -> ExitCode {
     let config = match Config::load(file, environment()) {
@@ -66,7 +69,7 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
         let open = move || Store::open(store_config, Arc::new(OsFileSystem), clock);
         tokio::task::spawn_blocking(open).await.context("opening the cache was abandoned")??
     };
-    let fills = Fills::new(store.clone(), Arc::new(FillCounts(Arc::clone(&metrics))));
+    let fills = Fills::new(store.clone(), LANES, Arc::new(FillCounts(Arc::clone(&metrics))));
     let freshness = Freshness { tags: config.freshness.tags, missing: config.freshness.missing };
     let mirror = Mirror::new(upstreams, store, fills, clock, freshness);
 

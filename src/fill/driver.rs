@@ -1,19 +1,26 @@
-//! The task that drives a fill: asks the upstream, writes what arrives, hashes it, verifies it, commits it.
-//! A body that is cut or stalls is asked for again from where it stood; readers notice a pause at most.
+//! The task that drives a fill: opens its lanes, as many as are worth it and where readers wait, replaces those that break, and
+//! verifies and commits the content when all of it is there.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
+use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::Fills;
 use super::error::FillError;
 use super::flight::Fill;
+use super::lane::{Ended, Lane, Site};
 use super::origin::{self, Opened};
-use crate::oci::Hasher;
-use crate::store::{Ingest, StoreError};
-use crate::upstream::{Body, UpstreamError};
+use super::plan::{Allowance, LaneId, Opening};
+use super::prefix::Prefix;
+use super::tempo::{INTERVAL, Tempo};
+use crate::store::StoreError;
+use crate::upstream::UpstreamError;
 use crate::util::jitter;
 
 /// How many more times the upstream is asked after it failed, without one more byte having arrived.
@@ -22,8 +29,9 @@ const TRIES_WITHOUT_PROGRESS: u32 = 3;
 /// The pause before the second try, doubled for each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
-/// How many bytes are hashed and written in one go on a blocking thread. While one batch is written the next one gathers.
-const BATCH: usize = 512 << 10;
+/// A lone connection that brings less than this in [`TRICKLE_TIME`] is replaced by a new one, once in a fill.
+const TRICKLE_BYTES: u64 = 64 << 10;
+const TRICKLE_TIME: Duration = Duration::from_secs(10);
 
 /// Runs `fill` to its end and takes it out of flight.
 pub(super) async fn drive(fills: Fills, fill: Arc<Fill>, expected_size: Option<u64>) {
@@ -49,52 +57,40 @@ impl Drop for Flight {
 }
 
 async fn run(fills: &Fills, fill: &Fill, expected_size: Option<u64>) -> Result<(), FillError> {
-    let source = fill.source();
     // The fill before this one may have landed after the caller looked for its content and before it asked for a fill.
     if let Some(content) = fills.store().get(fill.digest()).await {
-        fill.begin(Some(content.size), content.file);
-        fill.arrived(0, content.size);
-        fill.verify(content.size);
+        fill.rest(content);
         return Ok(());
     }
     let mut tries = Tries::default();
-    let Opened { size, mut body } = open(fills, fill, 0, expected_size, &mut tries).await?;
-    let ingest = fills.store().begin(*fill.digest(), size).await?;
-    fill.begin(size, ingest.file());
+    let first = open_first(fills, fill, expected_size, &mut tries).await?;
+    let ingest = fills.store().begin(*fill.digest(), first.size).await?;
+    let site = Site {
+        fill,
+        file: ingest.file(),
+        prefix: Arc::new(Prefix::new(fill.digest().algorithm())),
+        ingest: Mutex::new(ingest),
+        size: first.size,
+    };
+    fill.begin(first.size, Arc::clone(&site.file));
+    let size = Driver::new(fills, &site, tries).run(first).await?;
 
-    let mut arrival = Arrival { fill, ingest, hasher: Hasher::new(fill.digest().algorithm()), position: 0, size };
-    loop {
-        let before = arrival.position;
-        let error = match arrival.receive(body).await {
-            Ok(()) => break,
-            Err(FillError::Upstream(error)) if error.is_transient() => error,
-            Err(error) => return Err(error),
-        };
-        if arrival.position > before {
-            tries = Tries::default();
-        }
-        tracing::info!(blob.digest = %fill.digest(), upstream = %source.upstream, at_bytes = arrival.position, %error, "upstream body ended early; asking for the rest");
-        tries.pause(error).await?;
-        fills.resumed(fill);
-        body = open(fills, fill, arrival.position, arrival.size, &mut tries).await?.body;
-    }
-
-    let Arrival { ingest, hasher, position: size, .. } = arrival;
-    let actual = hasher.finish();
+    let actual = site.prefix.digest();
     if actual != *fill.digest() {
         return Err(FillError::WrongDigest { actual });
     }
     fill.verify(size);
-    ingest.commit(size).await?;
+    site.ingest.into_inner().commit(size).await?;
     Ok(())
 }
 
-/// Asks for the content from `position` on, until there is an answer or the tries are used up.
-async fn open(fills: &Fills, fill: &Fill, position: u64, size: Option<u64>, tries: &mut Tries) -> Result<Opened, FillError> {
+/// Asks for the content until there is an answer or the tries are used up.
+async fn open_first(fills: &Fills, fill: &Fill, size: Option<u64>, tries: &mut Tries) -> Result<Opened, FillError> {
     loop {
-        match origin::open(fill.source(), fill.digest(), position, size).await {
-            Err(FillError::Upstream(error)) if is_worth_another_try(&error, position) => {
-                tries.pause(error).await?;
+        match origin::open(fill.source(), fill.digest(), 0..u64::MAX, size).await {
+            // Whoever waits for the first byte has a deadline: what took long once is not tried again before it.
+            Err(FillError::Upstream(error)) if error.is_transient() && !matches!(error, UpstreamError::Timeout { .. }) => {
+                tokio::time::sleep(tries.pause(error)?).await;
                 fills.resumed(fill);
             }
             opened => return opened,
@@ -102,123 +98,184 @@ async fn open(fills: &Fills, fill: &Fill, position: u64, size: Option<u64>, trie
     }
 }
 
-fn is_worth_another_try(error: &UpstreamError, position: u64) -> bool {
-    // Whoever waits for the first byte has a deadline: what took long once is not tried again before it.
-    let is_late = position == 0 && matches!(error, UpstreamError::Timeout { .. });
-    error.is_transient() && !is_late
+/// A fill whose upstream has answered.
+struct Driver<'a> {
+    fills: &'a Fills,
+    site: &'a Site<'a>,
+    lanes: FuturesUnordered<BoxFuture<'a, (LaneId, Result<Ended, FillError>)>>,
+    /// Of each open lane: how to tell it that its share has become smaller, and its place among those beyond the first.
+    open: HashMap<LaneId, (Arc<Notify>, Option<OwnedSemaphorePermit>)>,
+    tempo: Tempo,
+    /// Whether the upstream can be asked for parts.
+    ranges: bool,
+    tries: Tries,
+    /// What had arrived at the last failure.
+    arrived_at_failure: u64,
+    /// No lane is opened before.
+    resting_until: Option<Instant>,
+    hashing: Option<BoxFuture<'a, Result<(), FillError>>>,
+    ticks: Interval,
+    arrived_at_tick: u64,
+    trickle: Trickle,
 }
 
-/// Content on its way into its part.
-struct Arrival<'a> {
-    fill: &'a Fill,
-    ingest: Ingest,
-    /// Over all bytes before `position`.
-    hasher: Hasher,
-    position: u64,
-    size: Option<u64>,
+/// Watches for a connection that is alive and useless.
+struct Trickle {
+    since: Instant,
+    arrived: u64,
+    replaced: bool,
 }
 
-impl Arrival<'_> {
-    /// Writes and hashes `body`, which continues at the position, to its end.
-    ///
-    /// # Errors
-    /// [`FillError::Upstream`] if the body is cut: all that came before has arrived.
-    async fn receive(&mut self, mut body: Body) -> Result<(), FillError> {
-        let mut writing: Option<Writing> = None;
-        let mut batch = Batch::default();
-        let end = loop {
-            if batch.len >= BATCH || (writing.is_none() && batch.len > 0) {
-                self.settle(&mut writing).await?;
-                writing = Some(self.write(std::mem::take(&mut batch)).await?);
+impl<'a> Driver<'a> {
+    fn new(fills: &'a Fills, site: &'a Site<'a>, tries: Tries) -> Self {
+        let mut ticks = tokio::time::interval(INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self {
+            fills,
+            site,
+            lanes: FuturesUnordered::new(),
+            open: HashMap::new(),
+            tempo: Tempo::new(fills.lanes_for(site.fill.source())),
+            ranges: true,
+            tries,
+            arrived_at_failure: 0,
+            resting_until: None,
+            hashing: None,
+            ticks,
+            arrived_at_tick: 0,
+            trickle: Trickle { since: Instant::now(), arrived: 0, replaced: false },
+        }
+    }
+
+    /// Runs until all has arrived and is hashed; gives the size. `first` is the body of the first lane.
+    async fn run(mut self, first: Opened) -> Result<u64, FillError> {
+        let fill = self.site.fill;
+        let opening = fill.next_lane(Allowance { lanes: 1, wanted: 1, ranges: false });
+        if let Some(opening) = opening {
+            let stop = Arc::new(Notify::new());
+            let lane = Lane::new(self.site, &opening, Arc::clone(&stop)).receive(first.body);
+            self.lanes.push(lane.map(move |end| (opening.lane, end)).boxed());
+            self.open.insert(opening.lane, (stop, None));
+        }
+        loop {
+            self.catch_up();
+            if let Some(size) = fill.complete()
+                && self.site.prefix.position() == size
+            {
+                return Ok(size);
             }
-            // What is written is made known as soon as it is, not only when the next bytes come.
-            let next = match &mut writing {
-                None => body.next().await,
-                Some(under_way) => tokio::select! {
-                    biased;
-                    written = under_way => {
-                        writing = None;
-                        self.written(written)?;
-                        continue;
-                    }
-                    next = body.next() => next,
-                },
-            };
-            match next {
-                Some(Ok(chunk)) => batch.push(chunk),
-                Some(Err(error)) => break Err(error.into()),
-                None => break Ok(()),
+            self.open_lanes();
+            let resting_until = self.resting_until.unwrap_or_else(|| Instant::now() + INTERVAL);
+            tokio::select! {
+                Some((lane, end)) = self.lanes.next() => self.ended(lane, end)?,
+                hashed = async { self.hashing.as_mut().expect("the branch is for when there is one").await }, if self.hashing.is_some() => {
+                    self.hashing = None;
+                    hashed?;
+                }
+                () = fill.attention() => {}
+                _ = self.ticks.tick() => self.tick(),
+                () = tokio::time::sleep_until(resting_until), if self.resting_until.is_some() => self.resting_until = None,
             }
-        };
-        self.settle(&mut writing).await?;
-        if batch.len > 0 {
-            writing = Some(self.write(batch).await?);
-            self.settle(&mut writing).await?;
         }
-        if end.is_ok()
-            && let Some(expected) = self.size
-            && self.position < expected
-        {
-            let reason = format!("the body ended at byte {} of {expected}", self.position);
-            return Err(UpstreamError::Broken { reason }.into());
-        }
-        end
     }
 
-    /// Begins to hash and write `batch` at the position. Only one batch is under way at a time: the hasher is in it.
-    async fn write(&mut self, batch: Batch) -> Result<Writing, FillError> {
-        let at = self.position;
-        let total = at + batch.len as u64;
-        match self.size {
-            Some(expected) if total > expected => return Err(FillError::WrongSize { expected, actual: total }),
-            Some(_) => {}
-            None => self.ingest.reserve(total).await?,
+    /// Hashes what has arrived out of order.
+    fn catch_up(&mut self) {
+        let position = self.site.prefix.position();
+        let end = self.site.fill.end_of_run(position);
+        if self.hashing.is_some() || end == position {
+            return;
         }
-        let file = self.ingest.file();
-        let mut hasher = std::mem::replace(&mut self.hasher, Hasher::new(self.fill.digest().algorithm()));
-        Ok(tokio::task::spawn_blocking(move || {
-            let mut position = at;
-            for chunk in &batch.chunks {
-                file.write_all_at(chunk, position)?;
-                hasher.update(chunk);
-                position += chunk.len() as u64;
+        let (file, prefix) = (Arc::clone(&self.site.file), Arc::clone(&self.site.prefix));
+        let hashing = tokio::task::spawn_blocking(move || prefix.catch_up(&*file, end));
+        let hashing = hashing.map(|hashed| match hashed {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(FillError::Disk(error.to_string())),
+            Err(_) => Err(FillError::Abandoned),
+        });
+        self.hashing = Some(hashing.boxed());
+    }
+
+    fn open_lanes(&mut self) {
+        let source = self.site.fill.source();
+        while self.resting_until.is_none() {
+            // The first lane is every fill's right; the others share what their upstream is asked at once.
+            let permit = if self.open.is_empty() { None } else { self.fills.extra_lane(source) };
+            let most = self.open.len() + usize::from(self.open.is_empty() || permit.is_some());
+            let lanes = self.tempo.lanes().min(most);
+            let wanted = self.fills.lanes_for(source).min(most);
+            let Some(opening) = self.site.fill.next_lane(Allowance { lanes, wanted, ranges: self.ranges }) else { return };
+            self.open_lane(opening, permit);
+        }
+    }
+
+    fn open_lane(&mut self, opening: Opening, permit: Option<OwnedSemaphorePermit>) {
+        if let Some((stop, _)) = opening.instead_of.and_then(|lane| self.open.get(&lane)) {
+            stop.notify_one();
+        }
+        let stop = Arc::new(Notify::new());
+        let lane = Lane::new(self.site, &opening, Arc::clone(&stop)).run(self.open.is_empty());
+        let id = opening.lane;
+        self.lanes.push(lane.map(move |end| (id, end)).boxed());
+        self.open.insert(id, (stop, permit));
+    }
+
+    fn ended(&mut self, lane: LaneId, end: Result<Ended, FillError>) -> Result<(), FillError> {
+        let fill = self.site.fill;
+        fill.close_lane(lane);
+        self.open.remove(&lane);
+        let arrived = fill.arrived_bytes();
+        match end {
+            Ok(Ended::Done) => Ok(()),
+            Ok(Ended::NoRanges) => {
+                self.ranges = false;
+                self.tempo.retreat();
+                Ok(())
             }
-            Ok((hasher, position))
-        }))
-    }
-
-    async fn settle(&mut self, writing: &mut Option<Writing>) -> Result<(), FillError> {
-        match writing.take() {
-            Some(under_way) => self.written(under_way.await),
-            None => Ok(()),
+            Err(FillError::Upstream(error)) if error.is_transient() => {
+                if arrived > self.arrived_at_failure {
+                    self.tries = Tries::default();
+                }
+                self.arrived_at_failure = arrived;
+                tracing::info!(
+                    blob.digest = %fill.digest(), upstream = %fill.source().upstream, arrived_bytes = arrived, %error,
+                    "an upstream body ended early; asking for the rest"
+                );
+                self.tempo.retreat();
+                self.resting_until = Some(Instant::now() + self.tries.pause(error)?);
+                self.fills.resumed(fill);
+                Ok(())
+            }
+            // Not every upstream grants as many connections as we would like.
+            Err(FillError::Upstream(error)) if !self.open.is_empty() => {
+                tracing::info!(upstream = %fill.source().upstream, %error, "a further connection was refused; going on with those there are");
+                self.ranges = false;
+                self.tempo.retreat();
+                Ok(())
+            }
+            Err(error) => Err(error),
         }
     }
 
-    fn written(&mut self, result: Result<std::io::Result<(Hasher, u64)>, tokio::task::JoinError>) -> Result<(), FillError> {
-        let (hasher, position) = match result {
-            Ok(Ok(written)) => written,
-            Ok(Err(error)) => return Err(StoreError::write(error).into()),
-            Err(_) => return Err(FillError::Abandoned),
-        };
-        self.fill.arrived(self.position, position);
-        self.hasher = hasher;
-        self.position = position;
-        Ok(())
-    }
-}
+    fn tick(&mut self) {
+        let fill = self.site.fill;
+        let arrived = fill.arrived_bytes();
+        self.tempo.interval(arrived - self.arrived_at_tick);
+        self.arrived_at_tick = arrived;
 
-type Writing = tokio::task::JoinHandle<std::io::Result<(Hasher, u64)>>;
-
-#[derive(Default)]
-struct Batch {
-    chunks: Vec<Bytes>,
-    len: usize,
-}
-
-impl Batch {
-    fn push(&mut self, chunk: Bytes) {
-        self.len += chunk.len();
-        self.chunks.push(chunk);
+        let trickle = &mut self.trickle;
+        if trickle.since.elapsed() < TRICKLE_TIME {
+            return;
+        }
+        if arrived - trickle.arrived < TRICKLE_BYTES && !trickle.replaced && self.ranges {
+            trickle.replaced = true;
+            for (lane, (stop, _)) in &self.open {
+                fill.curtail_lane(*lane);
+                stop.notify_one();
+            }
+        }
+        trickle.since = Instant::now();
+        trickle.arrived = arrived;
     }
 }
 
@@ -227,14 +284,14 @@ impl Batch {
 struct Tries(u32);
 
 impl Tries {
-    /// Waits before another try is made because of `error`, which comes back if there is to be none.
-    async fn pause(&mut self, error: UpstreamError) -> Result<(), UpstreamError> {
+    /// How long to wait before another try is made because of `error`, which comes back if there is to be none.
+    fn pause(&mut self, error: UpstreamError) -> Result<Duration, UpstreamError> {
         if self.0 == TRIES_WITHOUT_PROGRESS {
             return Err(error);
         }
-        tokio::time::sleep(jitter(FIRST_PAUSE * 2_u32.pow(self.0))).await;
+        let pause = jitter(FIRST_PAUSE * 2_u32.pow(self.0));
         self.0 += 1;
-        Ok(())
+        Ok(pause)
     }
 }
 

@@ -27,6 +27,16 @@ impl Extents {
         let next = self.0.partition_point(|have| have.end <= position);
         self.0.get(next).filter(|have| have.start <= position).map_or(position, |have| have.end)
     }
+
+    /// How many bytes are in it.
+    pub(super) fn bytes(&self) -> u64 {
+        self.0.iter().map(|range| range.end - range.start).sum()
+    }
+
+    /// The first position after `position` at which a range begins.
+    pub(super) fn next_after(&self, position: u64) -> Option<u64> {
+        self.0.get(self.0.partition_point(|have| have.start <= position)).map(|have| have.start)
+    }
 }
 
 #[cfg(test)]

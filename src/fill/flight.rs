@@ -1,14 +1,15 @@
 //! The state of one fill, as its driver writes it and its readers see it.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
 use super::error::FillError;
-use super::extents::Extents;
+use super::plan::{Allowance, LaneId, Opening, Plan};
 use super::{Source, WITHHELD_TAIL};
 use crate::oci::Digest;
-use crate::store::StoredFile;
+use crate::store::{Content, StoredFile};
 
 /// One content in flight. Its driver is the only writer; readers wait for the bytes that they need.
 pub struct Fill {
@@ -17,13 +18,15 @@ pub struct Fill {
     state: Mutex<State>,
     /// Wakes all that wait, whenever the state has changed.
     changed: Notify,
+    /// Wakes the driver, when there is something to decide.
+    attention: Notify,
 }
 
 struct State {
     phase: Phase,
     /// The part that content arrives in, from [`Phase::Arriving`] on.
     file: Option<Arc<dyn StoredFile>>,
-    arrived: Extents,
+    plan: Plan,
 }
 
 enum Phase {
@@ -53,8 +56,8 @@ pub(super) enum Progress {
 
 impl Fill {
     pub(super) fn new(digest: Digest, source: Source) -> Self {
-        let state = State { phase: Phase::Opening, file: None, arrived: Extents::default() };
-        Self { digest, source, state: Mutex::new(state), changed: Notify::new() }
+        let state = State { phase: Phase::Opening, file: None, plan: Plan::default() };
+        Self { digest, source, state: Mutex::new(state), changed: Notify::new(), attention: Notify::new() }
     }
 
     pub fn digest(&self) -> &Digest {
@@ -120,37 +123,87 @@ impl Fill {
         self.lock().file.clone()
     }
 
-    /// Waits until bytes can be read at `position`, which is not past the end as far as that is known.
+    /// Waits until bytes can be read at `position`, which is not past the end as far as that is known. That somebody waits
+    /// there has those bytes fetched first.
     pub(super) async fn readable(&self, position: u64) -> Result<Progress, FillError> {
-        self.wait(|state| {
-            let (limit, size) = match &state.phase {
-                Phase::Opening => return None,
-                // Nothing of the tail goes out before the whole is verified, wherever the tail turns out to be.
-                Phase::Arriving { size: Some(size) } => (size.saturating_sub(WITHHELD_TAIL), None),
-                Phase::Arriving { size: None } => (state.arrived.end_of_run(0).saturating_sub(WITHHELD_TAIL), None),
-                Phase::Verified { size } => (*size, Some(*size)),
-                Phase::Failed { error, .. } => return Some(Err(error.clone())),
-            };
-            if size.is_some_and(|size| position >= size) {
-                return Some(Ok(Progress::End));
+        let found = self.lock().readable(position);
+        match found {
+            Some(found) => found,
+            None => {
+                let _waiting = Waiting::begin(self, position);
+                self.wait(|state| state.readable(position)).await
             }
-            let end = state.arrived.end_of_run(position).min(limit);
-            (end > position).then_some(Ok(Progress::Readable(end)))
-        })
-        .await
+        }
     }
 
-    // --- for the driver ---
+    // --- for the driver and its lanes ---
 
     pub(super) fn begin(&self, size: Option<u64>, file: Arc<dyn StoredFile>) {
         self.change(|state| {
             state.file = Some(file);
             state.phase = Phase::Arriving { size };
+            if let Some(size) = size {
+                state.plan.tell_size(size);
+            }
         });
     }
 
-    pub(super) fn arrived(&self, from: u64, to: u64) {
-        self.change(|state| state.arrived.insert(from..to));
+    /// The content is at rest already.
+    pub(super) fn rest(&self, content: Content) {
+        self.change(|state| {
+            state.file = Some(content.file);
+            state.phase = Phase::Verified { size: content.size };
+        });
+    }
+
+    /// The body has ended where nobody had said that it would.
+    pub(super) fn tell_size(&self, size: u64) {
+        self.lock().plan.tell_size(size);
+        self.attention.notify_one();
+    }
+
+    pub(super) fn next_lane(&self, allowance: Allowance) -> Option<Opening> {
+        self.lock().plan.next(allowance)
+    }
+
+    pub(super) fn end_of_share(&self, lane: LaneId) -> u64 {
+        self.lock().plan.end_of_share(lane)
+    }
+
+    pub(super) fn take(&self, lane: LaneId, position: u64) {
+        self.lock().plan.take(lane, position);
+    }
+
+    pub(super) fn arrive(&self, lane: LaneId, range: Range<u64>) {
+        self.change(|state| state.plan.arrive(lane, range));
+        self.attention.notify_one();
+    }
+
+    pub(super) fn close_lane(&self, lane: LaneId) {
+        self.lock().plan.close(lane);
+    }
+
+    pub(super) fn curtail_lane(&self, lane: LaneId) {
+        self.lock().plan.curtail(lane);
+    }
+
+    pub(super) fn end_of_run(&self, position: u64) -> u64 {
+        self.lock().plan.end_of_run(position)
+    }
+
+    pub(super) fn arrived_bytes(&self) -> u64 {
+        self.lock().plan.arrived_bytes()
+    }
+
+    /// The size, once all of it has arrived.
+    pub(super) fn complete(&self) -> Option<u64> {
+        let state = self.lock();
+        state.plan.is_complete().then(|| state.plan.end_of_run(0))
+    }
+
+    /// Waits until there may be something to decide.
+    pub(super) async fn attention(&self) {
+        self.attention.notified().await;
     }
 
     pub(super) fn verify(&self, size: u64) {
@@ -186,5 +239,43 @@ impl Fill {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// What can be read at `position`; `None` if that has to be waited for.
+    fn readable(&self, position: u64) -> Option<Result<Progress, FillError>> {
+        let arrived = self.plan.end_of_run(position);
+        let end = match &self.phase {
+            Phase::Opening => return None,
+            Phase::Failed { error, .. } => return Some(Err(error.clone())),
+            Phase::Verified { size } if position >= *size => return Some(Ok(Progress::End)),
+            Phase::Verified { size } => *size,
+            // Nothing of the tail goes out before the whole is verified, wherever the tail turns out to be.
+            Phase::Arriving { size: Some(size) } => arrived.min(size.saturating_sub(WITHHELD_TAIL)),
+            Phase::Arriving { size: None } => arrived.saturating_sub(WITHHELD_TAIL),
+        };
+        (end > position).then_some(Ok(Progress::Readable(end)))
+    }
+}
+
+/// A reader that waits at a position.
+struct Waiting<'a> {
+    fill: &'a Fill,
+    position: u64,
+}
+
+impl<'a> Waiting<'a> {
+    fn begin(fill: &'a Fill, position: u64) -> Self {
+        if fill.lock().plan.want(position) {
+            fill.attention.notify_one();
+        }
+        Self { fill, position }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.fill.lock().plan.unwant(self.position);
     }
 }

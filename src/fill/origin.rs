@@ -1,6 +1,8 @@
 //! Asks an upstream for a blob from some position on, and makes sure that the body begins there, whatever the upstream makes of
 //! `Range`.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use futures::StreamExt;
 
@@ -14,29 +16,34 @@ pub(super) struct Opened {
     /// The whole content's size in bytes, if anybody told it.
     pub(super) size: Option<u64>,
     pub(super) body: Body,
+    /// The upstream ignored that only a part was asked for: it sends the content from its first byte, and what is not
+    /// wanted is read and dropped.
+    pub(super) is_whole: bool,
 }
 
-/// Asks `source` for the bytes of `digest` from `position` on. `expected_size` is the whole's size as known so far.
+/// Asks `source` for `share` of the bytes of `digest`; one that ends at `u64::MAX` goes to the end. `size` is the whole's size as
+/// known so far.
 ///
 /// # Errors
 /// What the upstream said instead; [`FillError::WrongSize`] if it knows another size than the expected one.
-pub(super) async fn open(
-    source: &Source,
-    digest: &Digest,
-    position: u64,
-    expected_size: Option<u64>,
-) -> Result<Opened, FillError> {
-    let method = if position == 0 { Method::Get } else { Method::GetFrom(position) };
+pub(super) async fn open(source: &Source, digest: &Digest, share: Range<u64>, size: Option<u64>) -> Result<Opened, FillError> {
+    let to_the_end = share.end == u64::MAX || Some(share.end) == size;
+    let method = match share.start {
+        0 if to_the_end => Method::Get,
+        first => Method::GetRange { first, last: (!to_the_end).then(|| share.end - 1) },
+    };
     let question = Question { repository: source.repository.clone(), target: Target::Blob(*digest), method };
     let Answer { head, body } = source.origin.ask(question).await?;
     match head.content_range {
-        Some(range) if range.first != position => {
-            let reason = format!("asked for the bytes from {position}, got those from {}", range.first);
+        Some(range) if range.first != share.start => {
+            let reason = format!("asked for the bytes from {}, got those from {}", share.start, range.first);
             Err(UpstreamError::Broken { reason }.into())
         }
-        Some(range) => Ok(Opened { size: agreed_size(range.size, expected_size)?, body }),
-        // The upstream ignored the Range: what comes first is had already.
-        None => Ok(Opened { size: agreed_size(head.content_length, expected_size)?, body: without_first(position, body) }),
+        Some(range) => Ok(Opened { size: agreed_size(range.size, size)?, body, is_whole: false }),
+        None => {
+            let size = agreed_size(head.content_length, size)?;
+            Ok(Opened { size, body: without_first(share.start, body), is_whole: true })
+        }
     }
 }
 

@@ -98,7 +98,7 @@ impl Bed {
         let store = Store::open(config, Arc::new(OsFileSystem), Arc::new(SystemClock)).unwrap();
         let counts = Arc::new(Counts::default());
         let observer: Arc<dyn Observer> = Arc::<Counts>::clone(&counts);
-        let fills = Fills::new(store.clone(), observer);
+        let fills = Fills::new(store.clone(), Lanes { per_fill: 1, extra_per_upstream: 0 }, observer);
         let permits = Arc::new(Semaphore::new(0));
         let origin = Arc::new(Scripted { scripts: Mutex::new(scripts.into()), asked: Mutex::default(), permits });
         let source = Source {
@@ -230,7 +230,7 @@ async fn a_body_that_is_cut_goes_on_where_it_stood() {
     let fill = bed.begin(Digest::sha256(&content));
     bed.permit(100);
     assert_eq!(read(&fill).await.0, content);
-    let from = |chunks: usize| Method::GetFrom((chunks * CHUNK) as u64);
+    let from = |chunks: usize| Method::GetRange { first: (chunks * CHUNK) as u64, last: None };
     assert_eq!(*bed.origin.asked.lock().unwrap(), [Method::Get, from(1), from(2)]);
     assert_eq!(bed.counts.resumed.load(Ordering::SeqCst), 2);
 }

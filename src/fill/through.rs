@@ -29,7 +29,7 @@ impl Through {
     /// # Errors
     /// What the upstream said instead, or that its size is not the expected one.
     pub async fn open(source: Source, digest: Digest, expected_size: Option<u64>) -> Result<Self, FillError> {
-        let Opened { size, body } = origin::open(&source, &digest, 0, expected_size).await?;
+        let Opened { size, body, .. } = origin::open(&source, &digest, 0..u64::MAX, expected_size).await?;
         Ok(Self { source, digest, size, body: Mutex::new(Some(body)) })
     }
 
@@ -66,7 +66,10 @@ impl Through {
             let first = self.body.lock().unwrap_or_else(PoisonError::into_inner).take();
             match first {
                 Some(body) if position == 0 => Ok(body),
-                _ => origin::open(&self.source, &self.digest, position, self.size).await.map(|opened| opened.body),
+                _ => {
+                    let share = position..u64::MAX;
+                    origin::open(&self.source, &self.digest, share, self.size).await.map(|opened| opened.body)
+                }
             }
         };
         stream::once(open).map_ok(|body| body.map_err(FillError::from)).try_flatten().boxed()

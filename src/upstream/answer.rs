@@ -46,7 +46,7 @@ pub(super) async fn read(wire: &Arc<Wire>, form: Form, url: &Url, response: Resp
             answer
         }
         Form::Probe => Ok(Answer { head, body: stream::empty().boxed() }),
-        Form::Get | Form::GetFrom(_) => {
+        Form::Get | Form::GetRange { .. } => {
             let range_length = head.content_range.map(|range| range.last - range.first + 1);
             let body = body(wire, response, range_length.or(head.content_length));
             Ok(Answer { head, body })
@@ -71,7 +71,7 @@ async fn failure(form: Form, response: Response) -> UpstreamError {
             let code = error_code(&wire::small_body(response).await);
             UpstreamError::Denied { status, by: Party::Registry, code }
         }
-        416 if matches!(form, Form::GetFrom(_)) => UpstreamError::RangeNotSatisfiable,
+        416 if matches!(form, Form::GetRange { .. }) => UpstreamError::RangeNotSatisfiable,
         429 => UpstreamError::RateLimited { retry_after: retry_after(response.headers().get(RETRY_AFTER)) },
         _ => UpstreamError::Status { status },
     }
@@ -98,7 +98,7 @@ fn checked_range(form: Form, head: &Head, headers: &HeaderMap) -> Result<Content
         return wrong("a partial answer does not say which part it is");
     };
     let asked = match form {
-        Form::GetFrom(first) => first,
+        Form::GetRange { first, .. } => first,
         Form::Probe => 0,
         Form::Get | Form::Head => return wrong("a partial answer to a request for the whole"),
     };

@@ -35,7 +35,10 @@ struct Inner {
 pub(super) enum Form {
     Head,
     Get,
-    GetFrom(u64),
+    GetRange {
+        first: u64,
+        last: Option<u64>,
+    },
     /// In place of a HEAD that is not allowed: a GET of the first byte, for what its headers say of the whole.
     Probe,
 }
@@ -142,8 +145,9 @@ impl Inner {
         let mut headers = HeaderMap::from_iter([(ACCEPT, accept(&question.target))]);
         match form {
             Form::Head | Form::Get => {}
-            Form::GetFrom(first) => {
-                let range = HeaderValue::from_str(&format!("bytes={first}-")).expect("digits are header characters");
+            Form::GetRange { first, last } => {
+                let last = last.map_or_else(String::new, |last| last.to_string());
+                let range = HeaderValue::from_str(&format!("bytes={first}-{last}")).expect("digits are header characters");
                 headers.insert(RANGE, range);
             }
             Form::Probe => {
@@ -201,7 +205,7 @@ impl From<Method> for Form {
         match method {
             Method::Head => Self::Head,
             Method::Get => Self::Get,
-            Method::GetFrom(first) => Self::GetFrom(first),
+            Method::GetRange { first, last } => Self::GetRange { first, last },
         }
     }
 }

@@ -135,7 +135,7 @@ async fn a_body_that_is_not_what_was_declared_ends_with_an_error() {
     for (number, (reply, expected)) in cases.into_iter().enumerate() {
         let server = serve(move |_| reply());
         let config = RegistryConfig { stall_timeout: Duration::from_millis(200), ..config(&server.url()) };
-        let mut body = registry(config).ask(blob(Method::GetFrom(5))).await.unwrap().body;
+        let mut body = registry(config).ask(blob(Method::GetRange { first: 5, last: None })).await.unwrap().body;
         let error = loop {
             if let Err(error) = body.next().await.expect("the body ends with an error") {
                 break error;
@@ -163,23 +163,24 @@ async fn parts_are_taken_only_if_they_are_those_asked_for() {
         "",
     ] {
         let server = serve(move |_| Reply::new(206).header("content-range", range).body(b"56789"));
-        let error = fetch_error(&registry(config(&server.url())), blob(Method::GetFrom(5))).await;
+        let error = fetch_error(&registry(config(&server.url())), blob(Method::GetRange { first: 5, last: None })).await;
         assert!(matches!(error, UpstreamError::Broken { .. }), "{range}: {error}");
     }
     let unasked = serve(|_| Reply::new(206).header("content-range", "bytes 0-9/10").body(CONTENT));
     assert!(matches!(fetch_error(&registry(config(&unasked.url())), blob(Method::Get)).await, UpstreamError::Broken { .. }));
 
     let unsized_whole = serve(|_| Reply::new(206).header("content-range", "bytes 5-9/*").body(b"56789"));
-    let (head, body) = fetch(&registry(config(&unsized_whole.url())), blob(Method::GetFrom(5))).await.unwrap();
+    let (head, body) =
+        fetch(&registry(config(&unsized_whole.url())), blob(Method::GetRange { first: 5, last: None })).await.unwrap();
     assert_eq!((head.content_range, body.as_slice()), (Some(ContentRange { first: 5, last: 9, size: None }), &b"56789"[..]));
 
     let ignoring = serve(|_| Reply::new(200).body(CONTENT));
-    let (head, body) = fetch(&registry(config(&ignoring.url())), blob(Method::GetFrom(5))).await.unwrap();
+    let (head, body) = fetch(&registry(config(&ignoring.url())), blob(Method::GetRange { first: 5, last: None })).await.unwrap();
     assert_eq!((head.content_range, body.as_slice()), (None, CONTENT), "a 200 is the whole, and says so");
 
     let past_end = serve(|_| Reply::new(416).header("content-range", "bytes */3"));
     assert_eq!(
-        fetch_error(&registry(config(&past_end.url())), blob(Method::GetFrom(5))).await,
+        fetch_error(&registry(config(&past_end.url())), blob(Method::GetRange { first: 5, last: None })).await,
         UpstreamError::RangeNotSatisfiable
     );
 }

@@ -36,7 +36,7 @@ async fn authorization_stays_with_the_registry_and_the_range_goes_along() {
     });
     let registry = registry(trusting(with_credential(config(&server.url())), &[&cdn, &store]));
     for _ in 0..2 {
-        let (head, body) = fetch(&registry, blob(Method::GetFrom(4))).await.unwrap();
+        let (head, body) = fetch(&registry, blob(Method::GetRange { first: 4, last: None })).await.unwrap();
         assert_eq!(
             (body.as_slice(), head.content_range),
             (&CONTENT[4..], Some(ContentRange { first: 4, last: 9, size: Some(10) }))
@@ -178,7 +178,7 @@ async fn an_expired_signature_is_replaced_by_a_fresh_redirect() {
             Reply::redirect(307, &format!("{target}/x?sig={signed}"))
         });
         let registry = registry(trusting(config(&server.url()), &[&cdn]));
-        let (_, body) = fetch(&registry, blob(Method::GetFrom(3))).await.unwrap();
+        let (_, body) = fetch(&registry, blob(Method::GetRange { first: 3, last: None })).await.unwrap();
         assert_eq!(body, &CONTENT[3..]);
         assert!(cdn.seen().iter().all(|seen| seen.header("range") == Some("bytes=3-")));
         assert_eq!((server.seen().len(), cdn.seen().len()), (2, 2), "{status}");

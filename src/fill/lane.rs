@@ -1,0 +1,186 @@
+//! One connection of a fill: asks for its share, takes what comes and writes it where it belongs. It stops where its share ends,
+//! which may be earlier by now than when it began, and knows of no other lane.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use tokio::sync::{Mutex, Notify};
+use tokio::task::{JoinError, JoinHandle};
+
+use super::error::FillError;
+use super::flight::Fill;
+use super::origin::{self, Opened};
+use super::plan::{LaneId, Opening};
+use super::prefix::Prefix;
+use crate::store::{Ingest, StoreError, StoredFile};
+use crate::upstream::{Body, UpstreamError};
+
+/// How many bytes are written in one go on a blocking thread. While one batch is written the next one gathers.
+const BATCH: usize = 512 << 10;
+
+/// What the lanes of a fill share.
+pub(super) struct Site<'a> {
+    pub(super) fill: &'a Fill,
+    pub(super) file: Arc<dyn StoredFile>,
+    pub(super) prefix: Arc<Prefix>,
+    /// Grows while the size is not known. There is one lane then.
+    pub(super) ingest: Mutex<Ingest>,
+    pub(super) size: Option<u64>,
+}
+
+/// How a lane ended that did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// It has brought its share, or as much of it as the upstream gave it.
+    Done,
+    /// The upstream sends the whole whatever part it is asked for, and other lanes are at that already.
+    NoRanges,
+}
+
+/// A connection at work.
+pub(super) struct Lane<'a> {
+    site: &'a Site<'a>,
+    id: LaneId,
+    /// The next byte that comes off the connection.
+    taken: u64,
+    /// Up to where the connection was asked for.
+    asked: u64,
+    /// Told when the share has become smaller.
+    stop: Arc<Notify>,
+    writing: Option<Writing>,
+}
+
+type Writing = JoinHandle<io::Result<std::ops::Range<u64>>>;
+
+#[derive(Default)]
+struct Batch {
+    chunks: Vec<Bytes>,
+    len: usize,
+}
+
+impl<'a> Lane<'a> {
+    pub(super) fn new(site: &'a Site<'a>, opening: &Opening, stop: Arc<Notify>) -> Self {
+        let (taken, asked) = (opening.share.start, opening.share.end);
+        Self { site, id: opening.lane, taken, asked, stop, writing: None }
+    }
+
+    /// Runs to the end of the share. `alone` says that no other lane is open.
+    pub(super) async fn run(self, alone: bool) -> Result<Ended, FillError> {
+        let fill = self.site.fill;
+        let opened = origin::open(fill.source(), fill.digest(), self.taken..self.asked, self.site.size);
+        let Opened { body, is_whole, .. } = tokio::select! {
+            opened = opened => opened?,
+            () = self.stopped() => return Ok(Ended::Done),
+        };
+        if is_whole && self.taken > 0 && !alone {
+            return Ok(Ended::NoRanges);
+        }
+        self.receive(body).await
+    }
+
+    /// Takes `body`, which begins at the share's first byte, to the end of the share.
+    pub(super) async fn receive(mut self, mut body: Body) -> Result<Ended, FillError> {
+        let mut batch = Batch::default();
+        let end = loop {
+            if batch.len >= BATCH || (self.writing.is_none() && batch.len > 0) {
+                self.settle().await?;
+                self.write(std::mem::take(&mut batch)).await?;
+            }
+            if self.taken >= self.site.fill.end_of_share(self.id) {
+                break Ok(Ended::Done);
+            }
+            let stop = Arc::clone(&self.stop);
+            // What is written is made known as soon as it is, not only when the next bytes come.
+            let next = tokio::select! {
+                biased;
+                written = async { self.writing.as_mut().expect("the branch is for when there is one").await }, if self.writing.is_some() => {
+                    self.writing = None;
+                    self.written(written)?;
+                    continue;
+                }
+                () = stop.notified() => continue,
+                next = body.next() => next,
+            };
+            match next {
+                Some(Ok(chunk)) => self.take(&mut batch, chunk),
+                Some(Err(error)) => break Err(error),
+                None => break self.ended(),
+            }
+        };
+        self.settle().await?;
+        if batch.len > 0 {
+            self.write(batch).await?;
+            self.settle().await?;
+        }
+        Ok(end?)
+    }
+
+    /// Waits until the share has become empty.
+    async fn stopped(&self) {
+        while self.taken < self.site.fill.end_of_share(self.id) {
+            self.stop.notified().await;
+        }
+    }
+
+    /// Adds to `batch` what of `chunk` is this lane's share.
+    fn take(&mut self, batch: &mut Batch, mut chunk: Bytes) {
+        let left = self.site.fill.end_of_share(self.id) - self.taken;
+        chunk.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+        self.taken += chunk.len() as u64;
+        self.site.fill.take(self.id, self.taken);
+        batch.len += chunk.len();
+        batch.chunks.push(chunk);
+    }
+
+    /// The body is over before the share is.
+    fn ended(&self) -> Result<Ended, UpstreamError> {
+        match self.site.size {
+            None => {
+                self.site.fill.tell_size(self.taken);
+                Ok(Ended::Done)
+            }
+            // More was added to the share than was asked for.
+            Some(_) if self.taken == self.asked => Ok(Ended::Done),
+            Some(size) => Err(UpstreamError::Broken { reason: format!("the body ended at byte {} of {size}", self.taken) }),
+        }
+    }
+
+    /// Begins to write `batch`, which ends at the byte that is taken next.
+    async fn write(&mut self, batch: Batch) -> Result<(), FillError> {
+        if self.site.size.is_none() {
+            self.site.ingest.lock().await.reserve(self.taken).await?;
+        }
+        let (file, prefix) = (Arc::clone(&self.site.file), Arc::clone(&self.site.prefix));
+        let range = self.taken - batch.len as u64..self.taken;
+        self.writing = Some(tokio::task::spawn_blocking(move || {
+            let mut position = range.start;
+            for chunk in &batch.chunks {
+                file.write_all_at(chunk, position)?;
+                prefix.feed(position, chunk);
+                position += chunk.len() as u64;
+            }
+            Ok(range)
+        }));
+        Ok(())
+    }
+
+    async fn settle(&mut self) -> Result<(), FillError> {
+        match self.writing.take() {
+            Some(under_way) => self.written(under_way.await),
+            None => Ok(()),
+        }
+    }
+
+    fn written(&self, result: Result<io::Result<std::ops::Range<u64>>, JoinError>) -> Result<(), FillError> {
+        match result {
+            Ok(Ok(range)) => {
+                self.site.fill.arrive(self.id, range);
+                Ok(())
+            }
+            Ok(Err(error)) => Err(StoreError::write(error).into()),
+            Err(_) => Err(FillError::Abandoned),
+        }
+    }
+}
