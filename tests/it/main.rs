@@ -1,0 +1,7 @@
+//! The mirror as its clients see it: the real binary in front of an upstream that counts requests and goes wrong when told to.
+
+#![expect(clippy::unwrap_used, reason = "a test that unwraps fails, as it should")]
+
+mod outage;
+mod sharing;
+mod support;
