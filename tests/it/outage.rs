@@ -62,7 +62,6 @@ async fn a_lost_catalog_costs_neither_tags_nor_content() {
         }
     }
     larder.start_again().await;
-    larder.until_logged("the catalog is in agreement with the folder").await;
     assert_eq!(pull(&larder, NAME, TAG).await, digest);
     assert_eq!(pull(&larder, NAME, &digest).await, digest);
 }
@@ -90,8 +89,7 @@ async fn a_blob_that_was_cut_or_deleted_on_the_disk_is_fetched_again_for_the_sam
     pull(&larder, NAME, TAG).await;
     let path = larder.blob_file(layer);
     let whole = std::fs::read(&path).unwrap();
-    for (damage, stored) in [("cut", 2), ("empty", 3), ("gone", 4)] {
-        larder.until_stored(stored).await;
+    for damage in ["cut", "empty", "gone"] {
         match damage {
             "cut" => larder.spoil(layer, &whole[..150_000]),
             "empty" => larder.spoil(layer, b""),
@@ -99,9 +97,9 @@ async fn a_blob_that_was_cut_or_deleted_on_the_disk_is_fetched_again_for_the_sam
         }
         let download = larder.download(blob(layer)).await;
         assert_eq!((download.head.status, download.end, &download.digest), (200, End::Complete, layer), "{damage}");
+        larder.until_idle().await;
     }
     assert_eq!(fetched(&hub, layer).count(), 4);
-    larder.until_stored(5).await;
     assert_eq!(std::fs::read(&path).unwrap(), whole);
 }
 

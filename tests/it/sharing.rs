@@ -50,7 +50,7 @@ async fn a_blob_is_cached_although_the_client_that_began_it_is_gone() {
     drop(first);
     assert!(!larder.has(layer), "half a file is visible");
     gate.release();
-    larder.until_stored(1).await;
+    larder.until_idle().await;
 
     hub.stop_listening().await;
     let download = larder.download(blob(layer)).await;

@@ -62,7 +62,7 @@ pub(crate) fn fetched(hub: &Hub, digest: &Digest) -> Requests {
     hub.requests().on(Listener::Cdn).method("GET").path_contains(digest)
 }
 
-/// Pulls an image or index with all that it needs, as a client that verifies everything does.
+/// Pulls an image or index with all that it needs, as a client that verifies everything does, and waits until it is at rest.
 ///
 /// Gives the digest of its manifest.
 pub(crate) async fn pull(larder: &Larder, name: &str, reference: impl ToString) -> String {
@@ -82,6 +82,7 @@ pub(crate) async fn pull(larder: &Larder, name: &str, reference: impl ToString) 
             assert_eq!(download.digest.as_str(), blob);
         }
     }
+    larder.until_idle().await;
     digest
 }
 

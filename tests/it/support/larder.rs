@@ -189,9 +189,9 @@ impl Larder {
         }
     }
 
-    /// Waits until so many fills have ended with their content at rest, since the start of the process.
-    pub(crate) async fn until_stored(&self, fills: u32) {
-        self.until(|metrics| metrics.fills("stored") >= f64::from(fills)).await;
+    /// Waits until nothing is in flight. A client has the last byte of a blob a moment before the blob is at rest.
+    pub(crate) async fn until_idle(&self) {
+        self.until(|metrics| metrics.get("fills_in_flight") == 0.0).await;
     }
 
     /// All that it has logged, over restarts.
