@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that unwraps fails, as it should")]
 
+mod head;
 mod outage;
 mod sharing;
 mod support;
+mod tags;
