@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that unwraps fails, as it should")]
 
+mod addressing;
+mod api;
 mod head;
 mod outage;
 mod sharing;
