@@ -6,6 +6,7 @@ mod addressing;
 mod api;
 mod head;
 mod outage;
+mod ranges;
 mod sharing;
 mod support;
 mod tags;
