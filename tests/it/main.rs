@@ -4,6 +4,7 @@
 
 mod addressing;
 mod api;
+mod bodies;
 mod head;
 mod outage;
 mod ranges;
