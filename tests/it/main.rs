@@ -2,8 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that unwraps fails, as it should")]
 
+mod access;
 mod addressing;
 mod api;
+mod auth;
 mod bodies;
 mod head;
 mod outage;
