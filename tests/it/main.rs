@@ -8,6 +8,8 @@ mod api;
 mod auth;
 mod bodies;
 mod head;
+mod hostile_clients;
+mod hostile_upstreams;
 mod outage;
 mod ranges;
 mod sharing;

@@ -2,12 +2,12 @@
 //! Follows nothing, retries nothing and hides nothing.
 
 use std::io::ErrorKind;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use larder_testkit::{Algorithm, Digest, Hasher};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 /// How long a test waits for the next byte.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -119,6 +119,13 @@ impl Answer {
 impl Connection {
     pub(crate) async fn open(address: SocketAddr) -> Connection {
         Connection { stream: TcpStream::connect(address).await.unwrap(), received: Vec::new() }
+    }
+
+    /// A connection from this address of the machine's own.
+    pub(crate) async fn open_from(source: IpAddr, address: SocketAddr) -> Connection {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::new(source, 0)).unwrap();
+        Connection { stream: socket.connect(address).await.unwrap(), received: Vec::new() }
     }
 
     /// Sends these bytes, whatever they are. That the other side has closed is seen when the answer is read.
