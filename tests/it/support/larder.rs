@@ -74,9 +74,7 @@ impl Builder {
 
     /// Writes a file that the configuration can name.
     pub(crate) fn file(&self, name: &str, content: &str) -> PathBuf {
-        let path = self.dir.path().join(name);
-        fs::write(&path, content).unwrap();
-        path
+        write(self.dir.path(), name, content)
     }
 
     pub(crate) async fn start(self) -> Larder {
@@ -242,6 +240,11 @@ impl Larder {
         files_below(self.dir.path())
     }
 
+    /// Writes a file that the configuration can name.
+    pub(crate) fn file(&self, name: &str, content: &str) -> PathBuf {
+        write(self.dir.path(), name, content)
+    }
+
     /// Makes a file at rest, which is read-only, into this.
     pub(crate) fn spoil(&self, digest: &Digest, content: &[u8]) {
         let path = self.blob_file(digest);
@@ -400,9 +403,13 @@ fn larder() -> Command {
 }
 
 fn write_config(config: &toml::Table, dir: &Path) -> PathBuf {
-    let file = dir.join("larder.toml");
-    fs::write(&file, config.to_string()).unwrap();
-    file
+    write(dir, "larder.toml", &config.to_string())
+}
+
+fn write(dir: &Path, name: &str, content: &str) -> PathBuf {
+    let path = dir.join(name);
+    fs::write(&path, content).unwrap();
+    path
 }
 
 /// Puts what `more` says into `config`, table by table.
