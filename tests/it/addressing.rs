@@ -84,7 +84,8 @@ async fn a_name_that_is_no_upstream_is_refused_and_nobody_is_dialled() {
     let larder = Larder::of(&hub).await;
     let trap = Hub::builder().start().await.unwrap();
     let trap_address = trap.address(Listener::Registry);
-    for name in ["169.254.169.254", "2852039166", "[::ffff:169.254.169.254]", "localhost:1", "evil.example", &trap_address.to_string()]
+    for name in
+        ["169.254.169.254", "2852039166", "[::ffff:169.254.169.254]", "localhost:1", "evil.example", &trap_address.to_string()]
     {
         let encoded = name.replace('[', "%5B").replace(']', "%5D").replace(':', "%3A");
         let answer = larder.get(format!("/v2/library/app/manifests/1.0?ns={encoded}")).await;
@@ -185,8 +186,11 @@ async fn content_that_is_named_by_sha512_is_pulled_and_cached() {
 async fn the_default_upstream_can_be_another_one() {
     let image = image(309, &[1_000]);
     let hub = hub_with(&image).await;
-    let larder =
-        Larder::builder().upstream("registry.corp.test", &hub).config("upstreams.'registry.corp.test'.default = true").start().await;
+    let larder = Larder::builder()
+        .upstream("registry.corp.test", &hub)
+        .config("upstreams.'registry.corp.test'.default = true")
+        .start()
+        .await;
     pull(&larder, "library/app", TAG).await;
     // `library/` belongs to Docker Hub alone.
     assert_eq!(larder.get("/v2/app/manifests/1.0").await.error(), (404, "MANIFEST_UNKNOWN".to_owned()));

@@ -141,7 +141,16 @@ async fn a_mirror_takes_nothing() {
 async fn what_is_not_the_api_is_not_found() {
     let hub = hub_with(&image(406, &[1_000])).await;
     let larder = Larder::of(&hub).await;
-    for target in ["/", "/v1/_ping", "/v1/search?q=x", "/v2/_catalog", "/v2/library/app", "/v2/library/app/manifests/", "/metrics", "/x/y/v2/"] {
+    for target in [
+        "/",
+        "/v1/_ping",
+        "/v1/search?q=x",
+        "/v2/_catalog",
+        "/v2/library/app",
+        "/v2/library/app/manifests/",
+        "/metrics",
+        "/x/y/v2/",
+    ] {
         let answer = larder.get(target).await;
         assert!(matches!(answer.status(), 400 | 404), "{target}: {answer:?}");
         answer.error_code();
@@ -214,6 +223,14 @@ async fn referrers_are_passed_on_filtered_cached_and_kept_for_an_outage() {
     let found = filtered.json()["manifests"].clone();
     assert_eq!((found.as_array().unwrap().len(), &found[0]["digest"]), (1, &json!(sbom.manifest().digest)));
     pull(&larder, NAME, &sbom.manifest().digest).await;
+
+    let next = format!("<{target}?last=x&n=2>; rel=\"next\"");
+    let paged = hub.fault(Fault::on(Listener::Registry).path_contains("/referrers/").set_header("Link", &next));
+    let page = larder.get(format!("/v2/docker.io/{NAME}/referrers/{}?ns=docker.io", image.manifest().digest)).await;
+    let link = page.header("link").unwrap();
+    assert!(link.starts_with(&format!("</v2/docker.io/{NAME}/referrers/")) && link.contains("last=x"), "{link}");
+    assert!(link.contains("ns=docker.io"), "{link}");
+    assert_eq!(paged.fired(), 1);
     hub.stop_listening().await;
     let stale = larder.get(&target).await;
     assert_eq!((stale.status(), stale.body), (200, all.body));

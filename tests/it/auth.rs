@@ -192,7 +192,8 @@ async fn a_redirect_to_where_none_may_lead_is_not_followed() {
         "file:///etc/passwd".to_owned(),
         own,
     ] {
-        let fault = hub.fault(Fault::on(Listener::Registry).path_contains(layer).with_header("authorization").redirect(&location));
+        let fault =
+            hub.fault(Fault::on(Listener::Registry).path_contains(layer).with_header("authorization").redirect(&location));
         let answer = larder.get(blob(layer)).await;
         assert_eq!(answer.error(), (502, "UNAVAILABLE".to_owned()), "{location}");
         assert!(fault.fired() <= 10);

@@ -163,7 +163,11 @@ async fn wrong_bytes_are_never_a_complete_answer_and_never_kept() {
         let download = larder.download(blob(layer)).await;
         assert_not_whole(&download);
         if download.head.status == 200 {
-            assert!(download.bytes <= size.saturating_sub(64 << 10), "the tail is withheld, but {} of {size} came", download.bytes);
+            assert!(
+                download.bytes <= size.saturating_sub(64 << 10),
+                "the tail is withheld, but {} of {size} came",
+                download.bytes
+            );
         }
         larder.until_idle().await;
         assert!(!larder.has(layer));

@@ -103,6 +103,22 @@ async fn what_is_no_http_is_answered_in_the_registrys_own_form() {
     assert_eq!(larder.get("/v2/").await.status(), 200);
 }
 
+/// RFC 9112, section 3.2: the host decides what a bare name means, so there is one.
+#[tokio::test]
+async fn a_request_with_no_host_or_with_two_is_refused() {
+    let hub = hub_with(&image(909, &[1_000])).await;
+    let larder = Larder::of(&hub).await;
+    for fields in ["", "Host: a\r\nHost: b\r\n", "Host: a\r\nHost: a\r\n"] {
+        let mut connection = larder.connect().await;
+        connection.send(format!("GET {} HTTP/1.1\r\n{fields}\r\n", manifest(TAG))).await;
+        assert_eq!(connection.answer("GET").await.error(), (400, "UNSUPPORTED".to_owned()), "{fields:?}");
+    }
+    let mut old = larder.connect().await;
+    old.send(format!("GET {} HTTP/1.0\r\n\r\n", manifest(TAG))).await;
+    assert_eq!(old.answer("GET").await.status(), 200);
+    assert_eq!(hub.requests().on(Listener::Registry).method("HEAD").status(200).count(), 1);
+}
+
 /// Case 29: who uploads a gigabyte to a mirror hears no at once, and is not left hanging.
 #[tokio::test]
 async fn a_large_upload_is_refused_without_taking_it_and_without_a_reset() {

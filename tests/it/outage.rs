@@ -118,3 +118,48 @@ async fn a_manifest_that_was_altered_on_the_disk_is_never_served() {
     assert_eq!(pull(&larder, NAME, TAG).await, digest.as_str());
     assert_eq!(std::fs::read(larder.blob_file(digest)).unwrap(), image.manifest().bytes);
 }
+
+/// A catalog that is not one is set aside, and made anew from the folder.
+#[tokio::test]
+async fn a_ruined_catalog_costs_neither_tags_nor_content() {
+    let index = index(3);
+    let hub = hub_with(&index).await;
+    let mut larder = Larder::of(&hub).await;
+    let digest = pull(&larder, NAME, TAG).await;
+    hub.stop_listening().await;
+    larder.kill9();
+    std::fs::write(larder.cache().join("catalog.sqlite"), [0x5a; 100_000]).unwrap();
+    larder.start_again().await;
+    assert_eq!(pull(&larder, NAME, TAG).await, digest);
+}
+
+/// Promise P2: whatever is at rest is what its name says, whenever the process was killed.
+#[tokio::test]
+async fn a_kill_at_any_instant_leaves_only_right_content() {
+    let image = image(15, &[3 << 20, 200_000, 1_000]);
+    let hub = hub_with(&image).await;
+    hub.configure(|config| config.network.cdn.connection_rate = Some(100 << 20));
+    let mut larder = Larder::of(&hub).await;
+    let targets = || image.blobs().iter().map(|layer| blob(layer.digest())).chain([manifest(TAG)]);
+    for instant in 0..20 {
+        let mut clients = Vec::new();
+        for target in targets() {
+            let mut client = larder.connect().await;
+            client.request("GET", &target, &[]).await;
+            clients.push(client);
+        }
+        // A sample of instants, from before the first byte to after the last commit.
+        tokio::time::sleep(std::time::Duration::from_millis(4 * instant)).await;
+        larder.kill9();
+        for file in larder.cache_files().into_iter().filter(|file| file.starts_with("blobs")) {
+            let content = std::fs::read(larder.cache().join(&file)).unwrap();
+            let hex = file.file_name().unwrap().to_str().unwrap();
+            assert_eq!(Digest::sha256(&content).as_str(), format!("sha256:{hex}"));
+        }
+        if instant % 5 == 4 {
+            std::fs::remove_dir_all(larder.cache()).unwrap();
+        }
+        larder.start_again().await;
+    }
+    assert_eq!(pull(&larder, NAME, TAG).await, image.manifest().digest.as_str());
+}

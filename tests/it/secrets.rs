@@ -12,8 +12,13 @@ async fn no_secret_is_in_logs_metrics_answers_or_files() {
     let mut secrets = vec!["canary-user".to_owned(), "canary-password".to_owned(), "canary".to_owned()];
     let mut seen = String::new();
     for (auth, format) in [(Auth::Bearer, "text"), (Auth::Basic, "json")] {
-        let hub =
-            prepare(&image).auth(auth).user("canary-user", "canary-password").private(NAME, &["canary-user"]).start().await.unwrap();
+        let hub = prepare(&image)
+            .auth(auth)
+            .user("canary-user", "canary-password")
+            .private(NAME, &["canary-user"])
+            .start()
+            .await
+            .unwrap();
         let larder = Larder::with(
             &hub,
             &format!(
@@ -79,7 +84,11 @@ async fn no_secret_is_in_logs_metrics_answers_or_files() {
         seen.push_str(&larder.log());
         seen.push_str(std::str::from_utf8(&metrics.body).unwrap());
         for answer in answers {
-            seen.push_str(&format!("{:?}\n{}\n", answer.head, String::from_utf8_lossy(&answer.body[..answer.body.len().min(4096)])));
+            seen.push_str(&format!(
+                "{:?}\n{}\n",
+                answer.head,
+                String::from_utf8_lossy(&answer.body[..answer.body.len().min(4096)])
+            ));
         }
         for file in larder.all_files() {
             let is_ours = file.file_name().is_some_and(|name| name == "larder.toml");
@@ -113,8 +122,7 @@ async fn every_request_has_one_line_that_says_what_it_was() {
     larder.get_range(blob(layer), "bytes=0-99").await;
     larder.get(manifest("absent")).await;
     larder.until_logged("reference\":\"absent\"").await;
-    let lines: Vec<serde_json::Value> =
-        larder.access_lines("").iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let lines: Vec<serde_json::Value> = larder.access_lines("").iter().map(|line| serde_json::from_str(line).unwrap()).collect();
     let fields = |name: &str| lines.iter().map(|line| line[name].to_string().replace('"', "")).collect::<Vec<_>>();
     assert_eq!(fields("method"), ["GET"; 4]);
     assert_eq!(fields("kind"), ["manifest", "blob", "blob", "manifest"]);

@@ -165,3 +165,23 @@ async fn begun(larder: &Larder, digest: &Digest) -> Connection {
     connection.request("GET", &blob(digest), &[]).await;
     connection
 }
+
+/// Promise P8: SOCI waits three seconds for the headers of a blob, containerd thirty.
+#[tokio::test]
+async fn headers_go_out_when_the_upstream_has_answered_and_before_it_has_sent_anything() {
+    let image = image(9, &[4 << 20]);
+    let layer = image.layers()[0].digest();
+    let hub = hub_with(&image).await;
+    let gate = hub.fault(Fault::on(Listener::Cdn).path_contains(layer).once().hold_at(0));
+    let larder = Larder::of(&hub).await;
+    for (range, status) in [(None, 200), (Some("bytes=4000000-4000999"), 206), (Some("bytes=-100"), 206)] {
+        let mut client = larder.connect().await;
+        let headers: Vec<_> = range.iter().map(|range| ("Range", *range)).collect();
+        client.request("GET", &blob(layer), &headers).await;
+        assert_eq!(client.head().await.status, status);
+    }
+    gate.until_held(1).await;
+    gate.release();
+    larder.until_idle().await;
+    assert_eq!(fetched(&hub, layer).count(), 1);
+}

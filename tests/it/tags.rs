@@ -249,3 +249,49 @@ async fn a_rate_limit_upstream_is_no_limit_on_what_is_cached() {
     assert_eq!(larder.metrics().await.get("upstream_ratelimit_remaining{upstream=\"docker.io\"}"), 0.0);
     pull(&larder, NAME, TAG).await;
 }
+
+/// Design, section 3; fault matrix, 18: a late answer for an older digest never overwrites a newer one.
+#[tokio::test]
+async fn a_manifest_that_arrives_late_does_not_move_the_tag_back() {
+    let [first, late, newest] = [114, 115, 116].map(|seed| image(seed, &[1_000]));
+    let hub = hub_with(&first).await;
+    let mut larder = Larder::with(&hub, "freshness.tags = '0s'").await;
+    pull(&larder, NAME, TAG).await;
+    hub.edit(NAME, |repository| repository.set_tag(TAG, &late));
+    let held = Fault::on(Listener::Registry).method("GET").path_contains(&late.manifest().digest).with_header("authorization");
+    let gate = hub.fault(held.once().hold());
+    let slow_target = manifest(TAG);
+    let slow = larder.get(&slow_target);
+    let overtaking = async {
+        gate.until_held(1).await;
+        hub.edit(NAME, |repository| repository.set_tag(TAG, &newest));
+        assert_eq!(pull(&larder, NAME, TAG).await, newest.manifest().digest.as_str());
+        gate.release();
+    };
+    let (slow, ()) = tokio::join!(slow, overtaking);
+    assert_eq!(slow.body, late.manifest().bytes);
+    hub.stop_listening().await;
+    assert_eq!(pull(&larder, NAME, TAG).await, newest.manifest().digest.as_str());
+    larder.kill9_and_restart().await;
+    assert_eq!(pull(&larder, NAME, TAG).await, newest.manifest().digest.as_str());
+}
+
+/// The tag moved, but what it moved to could not be fetched: the image that is there is better than none.
+#[tokio::test]
+async fn a_tag_that_moved_to_what_cannot_be_had_still_gives_what_is_cached() {
+    let (old, new) = (image(117, &[1_000]), image(118, &[1_000]));
+    let hub = hub_with(&old).await;
+    let mut larder = Larder::with(&hub, "freshness.tags = '0s'").await;
+    pull(&larder, NAME, TAG).await;
+    hub.edit(NAME, |repository| repository.set_tag(TAG, &new));
+    hub.fault(Fault::on(Listener::Registry).method("GET").path_contains(&new.manifest().digest).status(503));
+    let answer = larder.get(manifest(TAG)).await;
+    assert_eq!(answer.cache_status(), "larder; fwd=stale; fwd-status=503; detail=stale-server-error");
+    assert_eq!(answer.body, old.manifest().bytes);
+    hub.stop_listening().await;
+    larder.restart().await;
+    assert_eq!(pull(&larder, NAME, TAG).await, old.manifest().digest.as_str());
+    hub.resume().await.unwrap();
+    hub.clear_faults();
+    assert_eq!(pull(&larder, NAME, TAG).await, new.manifest().digest.as_str());
+}

@@ -9,7 +9,8 @@ pub(crate) struct Metrics(HashMap<String, f64>);
 impl Metrics {
     pub(crate) fn parse(text: &str) -> Metrics {
         let lines = text.lines().filter(|line| !line.starts_with('#'));
-        let series = lines.filter_map(|line| line.rsplit_once(' ')).map(|(name, value)| (name.to_owned(), value.parse().unwrap()));
+        let series =
+            lines.filter_map(|line| line.rsplit_once(' ')).map(|(name, value)| (name.to_owned(), value.parse().unwrap()));
         Metrics(series.collect())
     }
 
