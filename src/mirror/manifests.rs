@@ -138,16 +138,20 @@ impl Mirror {
         let question = Question { repository: place.repository.clone(), target, method: Method::Get };
         let Answer { head, body } = self.ask(place, question).await?;
         let bytes = collect(body, &head).await?;
-        let expected = match reference {
-            Reference::Digest(digest) => digest,
-            Reference::Tag(_) => head.digest.unwrap_or_else(|| Digest::sha256(&bytes)),
+        let media_type = head.content_type.ok_or_else(|| MirrorError::Unacceptable("no Content-Type".to_owned()))?;
+        let expected = match (reference, head.digest) {
+            (Reference::Digest(digest), _) | (Reference::Tag(_), Some(digest)) => digest,
+            // No digest vouches for the bytes, so that only their type tells a manifest from the page of a captive portal.
+            (Reference::Tag(_), None) if !media_type.as_str().starts_with("application/") => {
+                return Err(MirrorError::Unacceptable(format!("{media_type} is no type of a manifest")).into());
+            }
+            (Reference::Tag(_), None) => Digest::sha256(&bytes),
         };
         let actual = Digest::of(expected.algorithm(), &bytes);
         if actual != expected {
             tracing::error!(manifest.digest = %expected, actual_digest = %actual, place = ?place, "wrong manifest bytes from the upstream");
             return Err(MirrorError::Unacceptable(format!("its bytes hash to {actual}, not to {expected}")).into());
         }
-        let media_type = head.content_type.ok_or_else(|| MirrorError::Unacceptable("no Content-Type".to_owned()))?;
         let content = Manifest::inspect(&bytes, &media_type).map_err(MirrorError::from)?;
         if let Some(known) = self.shared.store.catalog().media_type(&actual).await.filter(|known| *known != media_type) {
             let reason = format!("{actual} was {known} before and is {media_type} now");

@@ -88,6 +88,7 @@ impl Registry {
         if request.method != Method::GET && !is_head {
             return Err(ApiError::method_not_allowed());
         }
+        one_host(request)?;
         // Nothing that reads has a body, and one whose end two parties may see in different places is how requests are smuggled.
         if request.headers.contains_key(TRANSFER_ENCODING) {
             return Err(ApiError::new(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, "a request that reads has no body"));
@@ -179,6 +180,16 @@ fn kind(route: &Result<Route, route::RouteError>) -> &'static str {
         Ok(Route::In(_, Endpoint::Referrers { .. })) => "referrers",
         Ok(Route::In(_, Endpoint::Upload) | Route::Catalog) | Err(_) => "other",
     }
+}
+
+/// RFC 9112 section 3.2. The host may decide which upstream is meant, so that two hosts would be two opinions.
+fn one_host(request: &Parts) -> Result<(), ApiError> {
+    let count = request.headers.get_all(HOST).iter().count();
+    if count > 1 || (count == 0 && request.version == Version::HTTP_11) {
+        let message = "a request names its host, and only one";
+        return Err(ApiError::new(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, message));
+    }
+    Ok(())
 }
 
 /// Makes `response` one to a HEAD: the headers of a GET, without its body (RFC 9110 section 9.3.2).

@@ -1,0 +1,20 @@
+//! The mirror as its clients see it: the real binary in front of an upstream that counts requests and goes wrong when told to.
+
+#![expect(clippy::unwrap_used, reason = "a test that unwraps fails, as it should")]
+
+mod access;
+mod addressing;
+mod api;
+mod auth;
+mod bodies;
+mod head;
+mod hostile_clients;
+mod hostile_upstreams;
+mod lifecycle;
+mod outage;
+mod ranges;
+mod secrets;
+mod sharing;
+mod support;
+mod tags;
+mod tls;

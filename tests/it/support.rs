@@ -1,0 +1,10 @@
+//! What the tests stand on: the mirror as a process, a client that hides nothing, and content to pull.
+
+mod client;
+mod fixture;
+mod larder;
+mod metrics;
+
+pub(crate) use client::{Answer, Connection, Download, End};
+pub(crate) use fixture::{NAME, TAG, blob, checked, counted, fetched, hub_with, image, index, manifest, prepare, pull};
+pub(crate) use larder::Larder;

@@ -1,0 +1,437 @@
+//! The binary under test as a process of its own: configured, started, asked, killed, started again.
+//! Looks at it from outside only: over its listeners, at its folder, in `/proc`, in its log.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read};
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use larder_testkit::{Digest, Hub};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+
+use super::client::{Answer, Connection, Download};
+use super::metrics::Metrics;
+
+/// How long a test waits for something to come true.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Prepares a [`Larder`]. Its ports are free ones, its cache is a new folder.
+pub(crate) struct Builder {
+    config: toml::Table,
+    dir: TempDir,
+}
+
+/// A running mirror. It is killed, and in a test that fails its log is printed, when this is dropped.
+pub(crate) struct Larder {
+    config: toml::Table,
+    dir: TempDir,
+    log: Log,
+    process: Process,
+}
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<String>>);
+
+struct Process {
+    child: Child,
+    listen: SocketAddr,
+    admin: SocketAddr,
+}
+
+/// A run that came to its end by itself.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) status: ExitStatus,
+    /// Standard output and error.
+    pub(crate) said: String,
+}
+
+impl Builder {
+    /// Points an upstream's name at this hub.
+    pub(crate) fn upstream(self, name: &str, hub: &Hub) -> Builder {
+        let config = self.config(&format!("upstreams.{name:?}.url = {:?}", hub.url()));
+        match hub.ca_pem() {
+            None => config,
+            Some(pem) => {
+                let file = config.file(&format!("{name}-ca.pem"), pem);
+                config.config(&format!("upstreams.{name:?}.ca_file = {file:?}"))
+            }
+        }
+    }
+
+    /// Adds this to the configuration, or puts it in place of what was said before.
+    pub(crate) fn config(mut self, snippet: &str) -> Builder {
+        merge(&mut self.config, snippet.parse().unwrap());
+        self
+    }
+
+    /// Writes a file that the configuration can name.
+    pub(crate) fn file(&self, name: &str, content: &str) -> PathBuf {
+        write(self.dir.path(), name, content)
+    }
+
+    pub(crate) async fn start(self) -> Larder {
+        let Builder { config, dir } = self;
+        let log = Log::default();
+        let process = Process::start(&config, dir.path(), &log).await;
+        Larder { config, dir, log, process }
+    }
+
+    /// Runs `larder` with this command (`serve`, `check-config`) on a configuration that is expected to be refused.
+    pub(crate) fn run(self, command: &str) -> Run {
+        let file = write_config(&self.config, self.dir.path());
+        let mut larder = larder();
+        match command {
+            "serve" => larder.args(["serve", "--config"]).arg(file),
+            other => larder.arg(other).arg(file),
+        };
+        let output = larder.output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        Run { status: output.status, said: String::from_utf8(said).unwrap() }
+    }
+}
+
+impl Larder {
+    pub(crate) fn builder() -> Builder {
+        let dir = tempfile::tempdir().unwrap();
+        let builder = Builder { config: toml::Table::new(), dir };
+        let cache = builder.dir.path().join("cache");
+        let defaults = format!(
+            r#"
+            listen = "127.0.0.1:0"
+            admin.listen = "127.0.0.1:0"
+            cache.dir = {cache:?}
+            cache.max_size = "4GB"
+            log.level = "debug"
+            "#
+        );
+        builder.config(&defaults)
+    }
+
+    /// One whose Docker Hub is this hub.
+    pub(crate) async fn of(hub: &Hub) -> Larder {
+        Larder::builder().upstream("docker.io", hub).start().await
+    }
+
+    /// One whose Docker Hub is this hub, with this besides in its configuration.
+    pub(crate) async fn with(hub: &Hub, snippet: &str) -> Larder {
+        Larder::builder().upstream("docker.io", hub).config(snippet).start().await
+    }
+
+    // --- asking it ---
+
+    /// Where clients are served.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.process.listen
+    }
+
+    /// Where health and metrics are.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.process.admin
+    }
+
+    pub(crate) async fn connect(&self) -> Connection {
+        Connection::open(self.process.listen).await
+    }
+
+    /// One request on a connection of its own.
+    pub(crate) async fn ask(&self, method: &str, target: &str, headers: &[(&str, &str)]) -> Answer {
+        self.connect().await.ask(method, target, headers).await
+    }
+
+    pub(crate) async fn get(&self, target: impl AsRef<str>) -> Answer {
+        self.ask("GET", target.as_ref(), &[]).await
+    }
+
+    pub(crate) async fn head(&self, target: impl AsRef<str>) -> Answer {
+        self.ask("HEAD", target.as_ref(), &[]).await
+    }
+
+    pub(crate) async fn get_range(&self, target: impl AsRef<str>, range: &str) -> Answer {
+        self.ask("GET", target.as_ref(), &[("Range", range)]).await
+    }
+
+    /// A GET whose body is hashed and not kept.
+    pub(crate) async fn download(&self, target: impl AsRef<str>) -> Download {
+        let mut connection = self.connect().await;
+        connection.request("GET", target.as_ref(), &[]).await;
+        connection.download().await
+    }
+
+    /// A GET at the admin listener.
+    pub(crate) async fn admin_get(&self, target: &str) -> Answer {
+        Connection::open(self.process.admin).await.ask("GET", target, &[]).await
+    }
+
+    // --- looking at it ---
+
+    pub(crate) async fn metrics(&self) -> Metrics {
+        let answer = self.admin_get("/metrics").await;
+        assert_eq!(answer.status(), 200);
+        Metrics::parse(std::str::from_utf8(&answer.body).unwrap())
+    }
+
+    /// Waits until this is true of the metrics.
+    pub(crate) async fn until(&self, is_so: impl Fn(&Metrics) -> bool) {
+        let asked = Instant::now();
+        while !is_so(&self.metrics().await) {
+            assert!(asked.elapsed() < PATIENCE, "in vain for {PATIENCE:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Waits until nothing is in flight. A client has the last byte of a blob a moment before the blob is at rest.
+    pub(crate) async fn until_idle(&self) {
+        self.until(|metrics| metrics.get("fills_in_flight") == 0.0).await;
+    }
+
+    /// All that it has logged, over restarts.
+    pub(crate) fn log(&self) -> String {
+        self.log.text()
+    }
+
+    /// The access lines of the log that have this in them.
+    pub(crate) fn access_lines(&self, part: &str) -> Vec<String> {
+        let log = self.log();
+        log.lines().filter(|line| line.contains("larder::access") && line.contains(part)).map(str::to_owned).collect()
+    }
+
+    /// Waits until the log has this in it.
+    pub(crate) async fn until_logged(&self, part: &str) {
+        let asked = Instant::now();
+        while !self.log().contains(part) {
+            assert!(asked.elapsed() < PATIENCE, "{part:?} was not logged for {PATIENCE:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// The folder of the cache.
+    pub(crate) fn cache(&self) -> PathBuf {
+        self.dir.path().join("cache")
+    }
+
+    /// The file that a blob or manifest is in, once it is at rest.
+    pub(crate) fn blob_file(&self, digest: &Digest) -> PathBuf {
+        let (algorithm, hex) = digest.as_str().split_once(':').unwrap();
+        self.cache().join("blobs").join(algorithm).join(&hex[..2]).join(hex)
+    }
+
+    /// Whether a blob or manifest is at rest.
+    pub(crate) fn has(&self, digest: &Digest) -> bool {
+        self.blob_file(digest).exists()
+    }
+
+    /// All files at rest or in flight, relative to the folder of the cache.
+    pub(crate) fn cache_files(&self) -> Vec<PathBuf> {
+        let cache = self.cache();
+        let all = ["blobs", "ingest"].iter().flat_map(|part| files_below(&cache.join(part)));
+        all.map(|path| path.strip_prefix(&cache).unwrap().to_owned()).collect()
+    }
+
+    /// Every file in the folder of the test, for what must not be in any of them.
+    pub(crate) fn all_files(&self) -> Vec<PathBuf> {
+        files_below(self.dir.path())
+    }
+
+    /// Writes a file that the configuration can name.
+    pub(crate) fn file(&self, name: &str, content: &str) -> PathBuf {
+        write(self.dir.path(), name, content)
+    }
+
+    /// Makes a file at rest, which is read-only, into this.
+    pub(crate) fn spoil(&self, digest: &Digest, content: &[u8]) {
+        let path = self.blob_file(digest);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        fs::write(&path, content).unwrap();
+    }
+
+    /// The most memory that the process has had resident, in bytes.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
+        kibibytes << 10
+    }
+
+    // --- ending it ---
+
+    /// Asks the process to stop, waits for that, and starts another one on the same cache.
+    pub(crate) async fn restart(&mut self) {
+        self.stop(Signal::TERM);
+        self.start_again().await;
+    }
+
+    /// The same, with this put into the configuration.
+    pub(crate) async fn restart_with(&mut self, snippet: &str) {
+        merge(&mut self.config, snippet.parse().unwrap());
+        self.restart().await;
+    }
+
+    /// Kills the process as a power cut would, and starts another one on the same cache.
+    pub(crate) async fn kill9_and_restart(&mut self) {
+        self.kill9();
+        self.start_again().await;
+    }
+
+    pub(crate) fn kill9(&mut self) {
+        let status = self.stop(Signal::KILL);
+        assert_eq!(status.signal(), Some(Signal::KILL.as_raw()));
+    }
+
+    /// Sends a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = Pid::from_child(&self.process.child);
+        kill_process(pid, signal).unwrap();
+    }
+
+    /// Sends a signal, and waits for the end of the process.
+    pub(crate) fn stop(&mut self, signal: Signal) -> ExitStatus {
+        self.signal(signal);
+        self.wait()
+    }
+
+    /// Waits for the end of the process.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        let asked = Instant::now();
+        loop {
+            if let Some(status) = self.process.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(asked.elapsed() < PATIENCE, "it does not end");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Whether the process runs.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.process.child.try_wait().unwrap().is_none()
+    }
+
+    /// Starts the process on the same cache, when it has ended.
+    pub(crate) async fn start_again(&mut self) {
+        self.process = Process::start(&self.config, self.dir.path(), &self.log).await;
+    }
+}
+
+impl Drop for Larder {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- the log of the mirror ---\n{}---", self.log.text());
+        }
+    }
+}
+
+impl Process {
+    async fn start(config: &toml::Table, dir: &Path, log: &Log) -> Process {
+        let file = write_config(config, dir);
+        let mut child =
+            larder().args(["serve", "--config"]).arg(file).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        log.follow(child.stderr.take().unwrap());
+        let announced = addresses(child.stdout.take().unwrap());
+        let Ok(Ok((listen, admin))) = tokio::time::timeout(PATIENCE, announced).await else {
+            let status = child.kill().and_then(|()| child.wait());
+            panic!("it did not start ({status:?}):\n{}", log.text());
+        };
+        Process { child, listen, admin }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Fails where it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Log {
+    fn text(&self) -> String {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn follow(&self, mut stream: impl Read + Send + 'static) {
+        let log = self.clone();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 8192];
+            while let Ok(count @ 1..) = stream.read(&mut buffer) {
+                let text = String::from_utf8_lossy(&buffer[..count]);
+                log.0.lock().unwrap_or_else(PoisonError::into_inner).push_str(&text);
+            }
+        });
+    }
+}
+
+/// Where a process says that it listens, for clients and for its operator.
+fn addresses(stdout: impl Read + Send + 'static) -> oneshot::Receiver<(SocketAddr, SocketAddr)> {
+    let (tell, told) = oneshot::channel();
+    std::thread::spawn(move || {
+        let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
+        let mut find = |marker: &str| {
+            lines.find_map(|line| line.split_once(marker).map(|(_, rest)| rest.to_owned())).and_then(|rest| {
+                let rest = rest.strip_prefix("https://").or(rest.strip_prefix("http://"))?;
+                rest.split('/').next()?.parse().ok()
+            })
+        };
+        if let (Some(listen), Some(admin)) = (find("listens on "), find("admin    ")) {
+            let _ = tell.send((listen, admin));
+        }
+        // The rest is read so that the process never waits for somebody to do so.
+        lines.for_each(drop);
+    });
+    told
+}
+
+/// The binary under test, without what the environment of the tests might configure.
+fn larder() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
+    let proxies = ["http_proxy", "https_proxy", "all_proxy", "no_proxy"];
+    let named = |name: &str| name.starts_with("LARDER_") || proxies.contains(&name.to_ascii_lowercase().as_str());
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(named) {
+            command.env_remove(name);
+        }
+    }
+    command.stdin(Stdio::null());
+    command
+}
+
+fn write_config(config: &toml::Table, dir: &Path) -> PathBuf {
+    write(dir, "larder.toml", &config.to_string())
+}
+
+fn write(dir: &Path, name: &str, content: &str) -> PathBuf {
+    let path = dir.join(name);
+    fs::write(&path, content).unwrap();
+    path
+}
+
+/// Puts what `more` says into `config`, table by table.
+fn merge(config: &mut toml::Table, more: toml::Table) {
+    for (key, value) in more {
+        match (config.get_mut(&key), value) {
+            (Some(toml::Value::Table(old)), toml::Value::Table(new)) => merge(old, new),
+            (_, value) => drop(config.insert(key, value)),
+        }
+    }
+}
+
+fn files_below(dir: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(files_below(&path));
+        } else {
+            files.push(path);
+        }
+    }
+    files.sort();
+    files
+}
