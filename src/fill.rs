@@ -26,7 +26,7 @@ use crate::upstream::Origin;
 
 pub use error::FillError;
 pub use flight::Fill;
-pub use reader::{ByteStream, Readable};
+pub use reader::{ByteStream, Readable, Shelved};
 pub use through::Through;
 
 /// How many bytes at the end of a body are held back until the whole is known to hash to its digest (P1).
@@ -65,7 +65,7 @@ pub struct Fills {
 struct Shared {
     store: Store,
     in_flight: Mutex<HashMap<Digest, Arc<Fill>>>,
-    broken: moka::sync::Cache<Digest, FillError>,
+    broken: moka::sync::Cache<(UpstreamName, RepositoryName, Digest), FillError>,
     suspects: moka::sync::Cache<UpstreamName, ()>,
     lanes: Lanes,
     extra_lanes: Mutex<HashMap<UpstreamName, Arc<Semaphore>>>,
@@ -78,8 +78,10 @@ pub trait Observer: Send + Sync + 'static {
     fn joined(&self);
     /// A fill ended: `None` when its content is at rest, else why it is not.
     fn ended(&self, source: &Source, error: Option<&FillError>);
-    /// A body was cut or stalled and is asked for again from where it stood.
+    /// The upstream failed and is asked again, for what is missing.
     fn resumed(&self, source: &Source);
+    /// The upstream sent bytes that are not what they should be.
+    fn rejected(&self, source: &Source, error: &FillError);
 }
 
 /// What [`Fills::fill`] found.
@@ -93,6 +95,10 @@ pub enum Joined {
 }
 
 impl Source {
+    fn key(&self, digest: Digest) -> (UpstreamName, RepositoryName, Digest) {
+        (self.upstream.clone(), self.repository.clone(), digest)
+    }
+
     /// Whether both are the same repository of the same upstream.
     pub fn is(&self, other: &Source) -> bool {
         self.upstream == other.upstream && self.repository == other.repository
@@ -134,7 +140,7 @@ impl Fills {
                 self.shared.observer.joined();
                 return Joined::InFlight(Arc::clone(fill));
             }
-            if let Some(error) = self.shared.broken.get(&digest) {
+            if let Some(error) = self.shared.broken.get(&source.key(digest)) {
                 return Joined::Broken(error);
             }
             let fill = Arc::new(Fill::new(digest, source.clone()));
@@ -164,14 +170,21 @@ impl Fills {
 
     /// Takes `fill` out of flight. Its content is at rest by now, or will not be.
     fn land(&self, fill: &Fill, error: Option<&FillError>) {
-        if let Some(error) = error.filter(|_| fill.has_begun()) {
-            self.shared.broken.insert(*fill.digest(), error.clone());
+        // That there was no room is remembered as well: the next request need not find it out by asking the upstream in vain.
+        if let Some(error) = error.filter(|error| fill.has_begun() || error.is_local()) {
+            self.shared.broken.insert(fill.source().key(*fill.digest()), error.clone());
         }
-        if error.is_some_and(FillError::is_integrity_failure) {
-            self.shared.suspects.insert(fill.source().upstream.clone(), ());
+        if let Some(error) = error.filter(|error| error.is_integrity_failure()) {
+            self.reject(fill.source(), error);
         }
         self.lock().remove(fill.digest());
         self.shared.observer.ended(fill.source(), error);
+    }
+
+    /// Raises the alarm about wrong bytes from `source`, which is read with more care for a while.
+    pub fn reject(&self, source: &Source, error: &FillError) {
+        self.shared.suspects.insert(source.upstream.clone(), ());
+        self.shared.observer.rejected(source, error);
     }
 
     fn resumed(&self, fill: &Fill) {

@@ -9,6 +9,7 @@ mod manifests;
 mod outcome;
 mod routing;
 mod tags;
+mod trouble;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,10 @@ use bytes::Bytes;
 use crate::fill::Fills;
 use crate::oci::{Digest, MediaType, RepositoryName, Tag, UpstreamName};
 use crate::store::{Kind, Store, TagRecord};
+use crate::upstream::Head;
 use crate::util::{Clock, SingleFlight};
+
+use trouble::Trouble;
 
 pub use blobs::{BlobAnswer, BlobHead};
 pub use error::MirrorError;
@@ -33,13 +37,16 @@ const DOCUMENTS_IN_MEMORY: u64 = 16 << 20;
 /// How many small facts (tags, links, absences) are kept in memory, of each kind.
 const FACTS_IN_MEMORY: u64 = 100_000;
 
-/// How long what is known is taken as true.
+/// How long things may take, and how long what is known is taken as true.
 #[derive(Clone, Copy, Debug)]
-pub struct Freshness {
+pub struct Timing {
     /// For how long a tag (or a listing) is served without asking its upstream.
     pub tags: Duration,
     /// For how long an upstream's 404 is remembered.
     pub missing: Duration,
+    /// How long one question to an upstream may take, all told. Two of them, one after the other, must fit into the time that
+    /// a client waits: what is cached is to be served instead before that is over.
+    pub patience: Duration,
 }
 
 /// The mirror. Cheap to clone.
@@ -53,21 +60,24 @@ struct Shared {
     store: Store,
     fills: Fills,
     clock: Arc<dyn Clock>,
-    freshness: Freshness,
+    timing: Timing,
     /// Verified manifests that are hot.
     documents: moka::sync::Cache<Digest, Arc<Document>>,
     /// Tags as last seen upstream. May be ahead of the catalog, which records a tag's move only with its content.
     tags: moka::sync::Cache<TagKey, TagRecord>,
     /// Tags that moved to a manifest which nobody has fetched yet.
     awaiting_content: moka::sync::Cache<ContentKey, Arc<Vec<Tag>>>,
-    /// What is known to be readable where (a memory of the catalog's links).
-    readable: moka::sync::Cache<ContentKey, ()>,
+    /// What is known to be readable where (a memory of the catalog's links), with its size where a manifest told it.
+    readable: moka::sync::Cache<ContentKey, Option<u64>>,
     /// What upstreams have said they have not.
     missing: moka::sync::Cache<MissingKey, ()>,
+    /// Upstreams that could not be asked a moment ago, and why.
+    troubles: moka::sync::Cache<UpstreamName, Trouble>,
     listings: moka::sync::Cache<listings::Key, Arc<listings::Listing>>,
     fetches: SingleFlight<ContentKey, Result<Arc<Document>, MirrorError>>,
     resolutions: SingleFlight<TagKey, Result<TagRecord, MirrorError>>,
-    confirmations: SingleFlight<ContentKey, Result<Option<u64>, MirrorError>>,
+    confirmations: SingleFlight<ContentKey, Result<Head, MirrorError>>,
+    probes: SingleFlight<UpstreamName, ()>,
     listing_fetches: SingleFlight<listings::Key, Result<Arc<listings::Listing>, MirrorError>>,
 }
 
@@ -102,14 +112,14 @@ enum MissingKey {
 }
 
 impl Mirror {
-    pub fn new(upstreams: Upstreams, store: Store, fills: Fills, clock: Arc<dyn Clock>, freshness: Freshness) -> Self {
+    pub fn new(upstreams: Upstreams, store: Store, fills: Fills, clock: Arc<dyn Clock>, timing: Timing) -> Self {
         let facts = || FACTS_IN_MEMORY;
         let shared = Shared {
             upstreams,
             store,
             fills,
             clock,
-            freshness,
+            timing,
             documents: moka::sync::Cache::builder()
                 .max_capacity(DOCUMENTS_IN_MEMORY)
                 .weigher(|_, document: &Arc<Document>| weight(document.bytes.len()))
@@ -117,7 +127,8 @@ impl Mirror {
             tags: moka::sync::Cache::new(facts()),
             awaiting_content: moka::sync::Cache::builder().max_capacity(facts()).time_to_live(Duration::from_secs(3600)).build(),
             readable: moka::sync::Cache::new(facts()),
-            missing: moka::sync::Cache::builder().max_capacity(facts()).time_to_live(freshness.missing).build(),
+            missing: moka::sync::Cache::builder().max_capacity(facts()).time_to_live(timing.missing).build(),
+            troubles: moka::sync::Cache::builder().time_to_live(trouble::REMEMBERED).build(),
             listings: moka::sync::Cache::builder()
                 .max_capacity(DOCUMENTS_IN_MEMORY)
                 .weigher(|_, listing: &Arc<listings::Listing>| weight(listing.body.len()))
@@ -125,6 +136,7 @@ impl Mirror {
             fetches: SingleFlight::new(),
             resolutions: SingleFlight::new(),
             confirmations: SingleFlight::new(),
+            probes: SingleFlight::new(),
             listing_fetches: SingleFlight::new(),
         };
         Self { shared: Arc::new(shared) }
@@ -153,7 +165,7 @@ impl Mirror {
     /// Whether what was checked at `checked_at` (milliseconds) can be taken as true now. A clock that was set back makes it stale, no more.
     fn is_fresh(&self, checked_at: i64) -> bool {
         let age = self.shared.clock.unix_millis().checked_sub(checked_at);
-        age.and_then(|age| u128::try_from(age).ok()).is_some_and(|age| age < self.shared.freshness.tags.as_millis())
+        age.and_then(|age| u128::try_from(age).ok()).is_some_and(|age| age < self.shared.timing.tags.as_millis())
     }
 }
 

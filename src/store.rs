@@ -25,6 +25,7 @@ mod pins;
 mod refs;
 mod walk;
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -33,7 +34,7 @@ use self::blobs::Blobs;
 use self::catalog::database::Database;
 use self::exclusive::Exclusive;
 use self::folder::Folder;
-use self::health::Health;
+use self::health::{Health, Operation};
 use self::layout::Layout;
 use self::pins::{Pin, Pins};
 use self::refs::Refs;
@@ -164,6 +165,17 @@ impl Store {
         let (blobs, digest) = (Arc::clone(&self.blobs), *digest);
         // Fails at shutdown only.
         let _ = off_thread(move || blobs.remove(&digest)).await;
+    }
+
+    /// Notes that a write to the file of an [`Ingest`] failed, and says what that means.
+    pub fn write_failed(&self, error: io::Error) -> StoreError {
+        self.blobs.health.disk_error(Operation::WritePart, &self.blobs.layout.ingest(), &error);
+        StoreError::io(Operation::WritePart, error)
+    }
+
+    /// Lowers the limit on bytes to `max_bytes`, if it is higher. What is at rest beyond that goes when room is made.
+    pub fn limit(&self, max_bytes: u64) {
+        self.blobs.budget.limit(max_bytes);
     }
 
     /// The numbers of this moment.

@@ -57,9 +57,10 @@ pub enum Target {
     Tags {
         query: String,
     },
+    /// `query` as for tags: `artifactType=` and whatever the upstream's own links had.
     Referrers {
         digest: Digest,
-        artifact_type: Option<String>,
+        query: String,
     },
 }
 

@@ -50,15 +50,16 @@ impl fill::Observer for FillCounts {
                 self.0.fill_ended("not-stored");
             }
             Some(error) => {
-                if error.is_integrity_failure() {
-                    tracing::error!(upstream, repository = %source.repository, %error, "wrong bytes from an upstream; they are not kept");
-                    self.0.verification_failed(upstream);
-                } else {
-                    tracing::warn!(upstream, repository = %source.repository, %error, "a blob could not be fetched");
-                }
+                tracing::warn!(upstream, repository = %source.repository, %error, "a blob could not be fetched");
                 self.0.fill_ended("failed");
             }
         }
+    }
+
+    fn rejected(&self, source: &Source, error: &FillError) {
+        let upstream = source.upstream.as_str();
+        tracing::error!(upstream, repository = %source.repository, %error, "wrong bytes from an upstream; they are not kept");
+        self.0.verification_failed(upstream);
     }
 
     fn resumed(&self, source: &Source) {

@@ -18,7 +18,7 @@ use super::observers::{FillCounts, UpstreamCounts, levels, outcomes};
 use super::{BAD_CONFIG, environment, fail};
 use crate::config::{self, Config, MaxSize, UpstreamConfig};
 use crate::fill::{Fills, Lanes};
-use crate::mirror::{Freshness, Mirror, Upstream, Upstreams};
+use crate::mirror::{Mirror, Timing, Upstream, Upstreams};
 use crate::server::{Listener, Registry as RegistryApi, Settings, admin_router, load_tls};
 use crate::store::{OsFileSystem, Store, StoreConfig};
 use crate::telemetry::{LogFormat, Metrics, init_logging};
@@ -70,8 +70,10 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
         tokio::task::spawn_blocking(open).await.context("opening the cache was abandoned")??
     };
     let fills = Fills::new(store.clone(), LANES, Arc::new(FillCounts(Arc::clone(&metrics))));
-    let freshness = Freshness { tags: config.freshness.tags, missing: config.freshness.missing };
-    let mirror = Mirror::new(upstreams, store, fills, clock, freshness);
+    // A tag costs two questions at the most, and leaves a fifth of the time for serving what is cached instead.
+    let patience = config.timeouts.answer.mul_f64(0.4);
+    let timing = Timing { tags: config.freshness.tags, missing: config.freshness.missing, patience };
+    let mirror = Mirror::new(upstreams, store, fills, clock, timing);
 
     let tls = config.tls.as_ref().map(|tls| load_tls(&tls.cert, &tls.key)).transpose().context("cannot serve TLS")?;
     let api = RegistryApi::new(mirror.clone(), Arc::clone(&metrics), config.timeouts.answer);

@@ -71,6 +71,7 @@ async fn run(fills: &Fills, fill: &Fill, expected_size: Option<u64>) -> Result<(
         prefix: Arc::new(Prefix::new(fill.digest().algorithm())),
         ingest: Mutex::new(ingest),
         size: first.size,
+        store: fills.store().clone(),
     };
     fill.begin(first.size, Arc::clone(&site.file));
     let size = Driver::new(fills, &site, tries).run(first).await?;

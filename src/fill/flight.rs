@@ -96,19 +96,6 @@ impl Fill {
         .await
     }
 
-    /// Waits until it is verified or has failed.
-    ///
-    /// # Errors
-    /// Why it failed.
-    pub async fn verified(&self) -> Result<u64, FillError> {
-        self.wait(|state| match &state.phase {
-            Phase::Opening | Phase::Arriving { .. } => None,
-            Phase::Verified { size } => Some(Ok(*size)),
-            Phase::Failed { error, .. } => Some(Err(error.clone())),
-        })
-        .await
-    }
-
     /// Whether the upstream answered with a body, so that clients may have been sent some of it.
     pub(super) fn has_begun(&self) -> bool {
         match &self.lock().phase {
@@ -123,15 +110,15 @@ impl Fill {
         self.lock().file.clone()
     }
 
-    /// Waits until bytes can be read at `position`, which is not past the end as far as that is known. That somebody waits
-    /// there has those bytes fetched first.
-    pub(super) async fn readable(&self, position: u64) -> Result<Progress, FillError> {
-        let found = self.lock().readable(position);
+    /// Waits until bytes can be read at `position`, which is not past the end as far as that is known, by a reader that began
+    /// at `begin`. That somebody waits there has those bytes fetched first.
+    pub(super) async fn readable(&self, position: u64, begin: u64) -> Result<Progress, FillError> {
+        let found = self.lock().readable(position, begin);
         match found {
             Some(found) => found,
             None => {
                 let _waiting = Waiting::begin(self, position);
-                self.wait(|state| state.readable(position)).await
+                self.wait(|state| state.readable(position, begin)).await
             }
         }
     }
@@ -244,15 +231,20 @@ impl Fill {
 
 impl State {
     /// What can be read at `position`; `None` if that has to be waited for.
-    fn readable(&self, position: u64) -> Option<Result<Progress, FillError>> {
+    fn readable(&self, position: u64, begin: u64) -> Option<Result<Progress, FillError>> {
         let arrived = self.plan.end_of_run(position);
         let end = match &self.phase {
             Phase::Opening => return None,
             Phase::Failed { error, .. } => return Some(Err(error.clone())),
             Phase::Verified { size } if position >= *size => return Some(Ok(Progress::End)),
             Phase::Verified { size } => *size,
-            // Nothing of the tail goes out before the whole is verified, wherever the tail turns out to be.
-            Phase::Arriving { size: Some(size) } => arrived.min(size.saturating_sub(WITHHELD_TAIL)),
+            // Nothing of the tail goes out before the whole is verified, wherever the tail turns out to be. But who asks for a
+            // part of the tail alone (the footer of a layer that is pulled lazily) cannot mistake it for the whole, nor complete
+            // one with it: nobody has been given what comes right before it.
+            Phase::Arriving { size: Some(size) } => match size.saturating_sub(WITHHELD_TAIL) {
+                tail if tail > 0 && begin > tail => arrived,
+                tail => arrived.min(tail),
+            },
             Phase::Arriving { size: None } => arrived.saturating_sub(WITHHELD_TAIL),
         };
         (end > position).then_some(Ok(Progress::Readable(end)))

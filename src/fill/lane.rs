@@ -14,7 +14,7 @@ use super::flight::Fill;
 use super::origin::{self, Opened};
 use super::plan::{LaneId, Opening};
 use super::prefix::Prefix;
-use crate::store::{Ingest, StoreError, StoredFile};
+use crate::store::{Ingest, Store, StoredFile};
 use crate::upstream::{Body, UpstreamError};
 
 /// How many bytes are written in one go on a blocking thread. While one batch is written the next one gathers.
@@ -28,6 +28,7 @@ pub(super) struct Site<'a> {
     /// Grows while the size is not known. There is one lane then.
     pub(super) ingest: Mutex<Ingest>,
     pub(super) size: Option<u64>,
+    pub(super) store: Store,
 }
 
 /// How a lane ended that did not fail.
@@ -179,7 +180,7 @@ impl<'a> Lane<'a> {
                 self.site.fill.arrive(self.id, range);
                 Ok(())
             }
-            Ok(Err(error)) => Err(StoreError::write(error).into()),
+            Ok(Err(error)) => Err(self.site.store.write_failed(error).into()),
             Err(_) => Err(FillError::Abandoned),
         }
     }

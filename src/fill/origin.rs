@@ -34,6 +34,10 @@ pub(super) async fn open(source: &Source, digest: &Digest, share: Range<u64>, si
     };
     let question = Question { repository: source.repository.clone(), target: Target::Blob(*digest), method };
     let Answer { head, body } = source.origin.ask(question).await?;
+    // It would be complete before anything of it was verified.
+    if head.content_length == Some(0) && *digest != Digest::of(digest.algorithm(), b"") {
+        return Err(UpstreamError::Broken { reason: "the answer is empty".to_owned() }.into());
+    }
     match head.content_range {
         Some(range) if range.first != share.start => {
             let reason = format!("asked for the bytes from {}, got those from {}", share.start, range.first);

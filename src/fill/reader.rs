@@ -13,7 +13,8 @@ use super::buffers::Buffer;
 use super::error::FillError;
 use super::flight::{Fill, Progress};
 use super::through::Through;
-use crate::store::{Content, StoredFile};
+use crate::oci::Digest;
+use crate::store::{Content, Store, StoredFile};
 
 /// Bytes of content on their way to a client. It ends with an error if they cannot all be had; what came before must then not be
 /// made to look complete.
@@ -23,11 +24,19 @@ pub type ByteStream = BoxStream<'static, Result<Bytes, FillError>>;
 #[derive(Clone)]
 pub enum Readable {
     /// All of it is on the disk.
-    AtRest(Content),
+    AtRest(Shelved),
     /// It arrives.
     InFlight(Arc<Fill>),
     /// It passes by without being kept.
     Through(Arc<Through>),
+}
+
+/// Content at rest, and the shelf that it is taken from if it turns out to be damaged.
+#[derive(Clone)]
+pub struct Shelved {
+    pub content: Content,
+    pub digest: Digest,
+    pub store: Store,
 }
 
 impl Readable {
@@ -37,7 +46,7 @@ impl Readable {
     /// Why the fill failed, if it did.
     pub async fn known_size(&self) -> Result<Option<u64>, FillError> {
         match self {
-            Self::AtRest(content) => Ok(Some(content.size)),
+            Self::AtRest(shelved) => Ok(Some(shelved.content.size)),
             Self::InFlight(fill) => fill.opened().await,
             Self::Through(through) => Ok(through.size()),
         }
@@ -49,7 +58,7 @@ impl Readable {
     /// Why the fill failed, if it did.
     pub async fn size(&self) -> Result<Option<u64>, FillError> {
         match self {
-            Self::AtRest(content) => Ok(Some(content.size)),
+            Self::AtRest(shelved) => Ok(Some(shelved.content.size)),
             Self::InFlight(fill) => fill.size().await.map(Some),
             Self::Through(through) => Ok(through.size()),
         }
@@ -58,7 +67,7 @@ impl Readable {
     /// All bytes.
     pub fn read_all(&self) -> ByteStream {
         match self {
-            Self::AtRest(content) => at_rest(Arc::clone(&content.file), 0..content.size),
+            Self::AtRest(shelved) => at_rest(shelved.clone(), 0..shelved.content.size),
             Self::InFlight(fill) => in_flight(Arc::clone(fill), 0..u64::MAX),
             Self::Through(through) => Arc::clone(through).read_all(),
         }
@@ -67,21 +76,29 @@ impl Readable {
     /// The bytes of `range`, which lies within the size.
     pub fn read(&self, range: Range<u64>) -> ByteStream {
         match self {
-            Self::AtRest(content) => at_rest(Arc::clone(&content.file), range),
+            Self::AtRest(shelved) => at_rest(shelved.clone(), range),
             Self::InFlight(fill) => in_flight(Arc::clone(fill), range),
             Self::Through(through) => Arc::clone(through).read(range),
         }
     }
 }
 
-fn at_rest(file: Arc<dyn StoredFile>, range: Range<u64>) -> ByteStream {
+fn at_rest(shelved: Shelved, range: Range<u64>) -> ByteStream {
     stream::try_unfold(range, move |range| {
-        let file = Arc::clone(&file);
+        let shelved = shelved.clone();
         async move {
             if range.is_empty() {
                 return Ok(None);
             }
-            let bytes = read_chunk(file, range.clone()).await?;
+            let bytes = match read_chunk(Arc::clone(&shelved.content.file), range.clone()).await {
+                Ok(bytes) => bytes,
+                Err(error) => {
+                    // This body is lost; the next one is not to break at the same byte.
+                    tracing::error!(blob.digest = %shelved.digest, %error, "content at rest cannot be read; it is dropped and fetched again");
+                    shelved.store.remove(&shelved.digest).await;
+                    return Err(error);
+                }
+            };
             let next = range.start + bytes.len() as u64..range.end;
             Ok(Some((bytes, next)))
         }
@@ -90,11 +107,12 @@ fn at_rest(file: Arc<dyn StoredFile>, range: Range<u64>) -> ByteStream {
 }
 
 fn in_flight(fill: Arc<Fill>, range: Range<u64>) -> ByteStream {
-    stream::try_unfold((fill, None, range), |(fill, file, range)| async move {
+    let begin = range.start;
+    stream::try_unfold((fill, None, range), move |(fill, file, range)| async move {
         if range.is_empty() {
             return Ok(None);
         }
-        let end = match fill.readable(range.start).await? {
+        let end = match fill.readable(range.start, begin).await? {
             Progress::Readable(end) => end.min(range.end),
             Progress::End => return Ok(None),
         };

@@ -82,6 +82,8 @@ impl Observer for Counts {
         self.ended.fetch_add(1, Ordering::SeqCst);
     }
 
+    fn rejected(&self, _: &Source, _: &FillError) {}
+
     fn resumed(&self, _: &Source) {
         self.resumed.fetch_add(1, Ordering::SeqCst);
     }

@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use super::{ContentKey, Mirror, MirrorError, MissingKey, Place};
-use crate::oci::{Digest, Reference};
+use crate::oci::{Digest, Reference, UpstreamName};
 use crate::store::{Kind, Link};
-use crate::upstream::{Answer, Head, Method, Question, Target, UpstreamError};
+use crate::upstream::{Answer, Head, Method, Phase, Question, Target, UpstreamError};
 use crate::util::jitter;
 
 /// The pause before an upstream is asked once more.
@@ -52,32 +52,38 @@ impl ContentKey {
 impl Mirror {
     /// What the catalog knows of the right of `place` to `digest`.
     pub(super) async fn access(&self, place: &Place, key: &ContentKey) -> Access {
-        if self.shared.readable.contains_key(key) {
-            return Access::Granted { size: None };
+        if let Some(size) = self.shared.readable.get(key) {
+            return Access::Granted { size };
         }
         let catalog = self.shared.store.catalog();
         match catalog.linked(&key.upstream, &key.repository, key.kind, &key.digest).await {
             Link::Fetched => {
-                self.shared.readable.insert(key.clone(), ());
-                Access::Granted { size: None }
+                let size = catalog.referenced_size(&key.upstream, &key.repository, key.kind, &key.digest).await;
+                let size = size.and_then(told_size);
+                self.shared.readable.insert(key.clone(), size);
+                Access::Granted { size }
             }
             Link::Referenced { size } if self.reference_suffices(place, &key.digest).await => {
-                self.shared.readable.insert(key.clone(), ());
-                Access::Granted { size: Some(size) }
+                let size = told_size(size);
+                self.shared.readable.insert(key.clone(), size);
+                Access::Granted { size }
             }
-            Link::Referenced { size } => Access::Unproven { size: Some(size) },
+            Link::Referenced { size } => Access::Unproven { size: told_size(size) },
             Link::None => Access::Unproven { size: None },
         }
     }
 
-    /// Whether a manifest's mention of `digest` is proof enough. It is where the content came from the same upstream, or from one
-    /// that anybody can read. Else a hostile upstream could name the digest of somebody's private content and have us serve it.
+    /// Whether a manifest's mention of `digest` is proof enough, so that the upstream need not be asked (and may be out of reach).
+    /// It is where the content came from the same upstream, or from one that anybody can read. Where the catalog has lost where
+    /// it came from, all that lay claim to it must be such upstreams.
     async fn reference_suffices(&self, place: &Place, digest: &Digest) -> bool {
-        let origins = self.shared.store.catalog().origins(digest).await;
-        origins.iter().any(|origin| {
-            *origin == place.upstream.name
-                || self.shared.upstreams.get(origin.as_str()).is_some_and(|upstream| upstream.is_anonymous)
-        })
+        let catalog = self.shared.store.catalog();
+        let is_open = |upstream: &UpstreamName| {
+            *upstream == place.upstream.name
+                || self.shared.upstreams.get(upstream.as_str()).is_some_and(|upstream| upstream.is_anonymous)
+        };
+        let origins = catalog.origins(digest).await;
+        if origins.is_empty() { catalog.claimants(digest).await.iter().all(is_open) } else { origins.iter().any(is_open) }
     }
 
     /// Notes that `place` has the content.
@@ -86,7 +92,7 @@ impl Mirror {
             return;
         }
         self.shared.store.catalog().link(&key.upstream, &key.repository, key.kind, &key.digest).await;
-        self.shared.readable.insert(key.clone(), ());
+        self.shared.readable.insert(key.clone(), None);
         self.shared.missing.invalidate(&MissingKey::Content(key.clone()));
     }
 
@@ -98,8 +104,8 @@ impl Mirror {
         Ok(())
     }
 
-    /// Has the upstream confirm that `place` has the content, by a HEAD that all who wait share. Gives its size in bytes, if told.
-    pub(super) async fn confirm(&self, place: &Place, key: &ContentKey) -> Result<Option<u64>, MirrorError> {
+    /// Has the upstream confirm that `place` has the content, by a HEAD that all who wait share.
+    pub(super) async fn confirm(&self, place: &Place, key: &ContentKey) -> Result<Head, MirrorError> {
         self.not_known_missing(key)?;
         let (result, _) = self
             .shared
@@ -109,7 +115,7 @@ impl Mirror {
                 async move {
                     let head = mirror.head(&place, key.target()).await.map_err(|error| mirror.note_absence(&key, error))?;
                     mirror.grant(&key).await;
-                    Ok(head.content_length)
+                    Ok(head)
                 }
             })
             .await;
@@ -119,13 +125,24 @@ impl Mirror {
     /// Asks the upstream, and once more if it failed in a way that passes quickly. What took long is not asked again: the client's
     /// deadline has not become later.
     pub(super) async fn ask(&self, place: &Place, question: Question) -> Result<Answer, UpstreamError> {
-        match place.upstream.origin.ask(question.clone()).await {
-            Err(error) if error.is_transient() && !matches!(error, UpstreamError::Timeout { .. }) => {
-                tokio::time::sleep(jitter(PAUSE)).await;
-                place.upstream.origin.ask(question).await
+        let result = self.in_time(async {
+            match place.upstream.origin.ask(question.clone()).await {
+                Err(error) if error.is_transient() && !matches!(error, UpstreamError::Timeout { .. }) => {
+                    tokio::time::sleep(jitter(PAUSE)).await;
+                    place.upstream.origin.ask(question).await
+                }
+                result => result,
             }
-            result => result,
-        }
+        });
+        let result = result.await;
+        self.note_trouble(&place.upstream.name, result.as_ref().err().filter(|error| !matches!(error, UpstreamError::NotFound)));
+        result
+    }
+
+    /// Bounds what an upstream may take to answer, so that there is time left to serve what is cached instead.
+    pub(super) async fn in_time<T>(&self, work: impl Future<Output = Result<T, UpstreamError>>) -> Result<T, UpstreamError> {
+        let late = || UpstreamError::Timeout { phase: Phase::Headers };
+        tokio::time::timeout(self.shared.timing.patience, work).await.unwrap_or_else(|_| Err(late()))
     }
 
     /// Asks the upstream for the headers alone. Where it does not know HEAD, a GET is begun and not read.
@@ -146,4 +163,9 @@ impl Mirror {
         }
         MirrorError::from_upstream(error, key.what())
     }
+}
+
+/// A size that a manifest gives: none is not told as zero.
+fn told_size(size: u64) -> Option<u64> {
+    (size > 0).then_some(size)
 }

@@ -4,9 +4,12 @@ use std::sync::Arc;
 
 use super::access::Access;
 use super::{CacheOutcome, ContentKey, Lookup, Mirror, MirrorError, Place};
-use crate::fill::{FillError, Joined, Readable, Source, Through};
+use crate::fill::{FillError, Joined, Readable, Shelved, Source, Through};
 use crate::oci::Digest;
 use crate::store::{Content, Kind};
+
+/// How many failed fills of other repositories a request joins before it is told so.
+const FOREIGN_FILLS: usize = 8;
 
 /// A blob that can be read.
 pub struct BlobAnswer {
@@ -31,7 +34,10 @@ impl Mirror {
         let key = ContentKey::new(place, Kind::Blob, digest);
         let (at_rest, access) = self.blob_at_rest(place, &key).await?;
         match at_rest {
-            Some((content, lookup)) => Ok(BlobAnswer { content: Readable::AtRest(content), lookup }),
+            Some((content, lookup)) => {
+                let shelved = Shelved { content, digest: *digest, store: self.shared.store.clone() };
+                Ok(BlobAnswer { content: Readable::AtRest(shelved), lookup })
+            }
             None => self.fetch_blob(place, &key, access).await,
         }
     }
@@ -47,13 +53,13 @@ impl Mirror {
             return Ok(BlobHead { size: Some(content.size), lookup });
         }
         // A fill of the same repository says what a HEAD upstream would say.
-        if let Some(fill) = self.shared.fills.get(digest).filter(|fill| fill.source().is(&source_of(place)))
+        if let Some(fill) = self.shared.fills.get(digest).filter(|fill| fill.source().is(&place.source()))
             && let Ok(size) = fill.opened().await
         {
             return Ok(BlobHead { size, lookup: Lookup::of(CacheOutcome::Joined) });
         }
-        let size = self.confirm(place, &key).await?;
-        Ok(BlobHead { size: size.or(access.size()), lookup: Lookup::of(CacheOutcome::Forwarded) })
+        let head = self.confirm(place, &key).await?;
+        Ok(BlobHead { size: head.content_length.or(access.size()), lookup: Lookup::of(CacheOutcome::Forwarded) })
     }
 
     /// The blob as it lies on the disk, once `place` is known to have it; and what was known of that before.
@@ -74,9 +80,8 @@ impl Mirror {
 
     async fn fetch_blob(&self, place: &Place, key: &ContentKey, access: Access) -> Result<BlobAnswer, MirrorError> {
         self.not_known_missing(key)?;
-        let source = source_of(place);
-        let mut joined_another = false;
-        loop {
+        let source = place.source();
+        for _ in 0..FOREIGN_FILLS {
             let (fill, outcome) = match self.shared.fills.fill(key.digest, &source, access.size()) {
                 Joined::Began(fill) => (fill, CacheOutcome::Miss),
                 Joined::InFlight(fill) => (fill, CacheOutcome::Joined),
@@ -96,10 +101,11 @@ impl Mirror {
                 }
                 Err(error) if error.is_local() => return self.pass_through(place, key, access.size(), &error).await,
                 // Another repository's failure says nothing about ours.
-                Err(_) if !of_this_place && !joined_another => joined_another = true,
+                Err(_) if !of_this_place => {}
                 Err(error) => return Err(self.fill_error(key, error)),
             }
         }
+        Err(MirrorError::Cache("the fills of other repositories that it joined have failed".to_owned()))
     }
 
     /// The blob straight from the upstream, because the cache cannot keep it.
@@ -111,7 +117,7 @@ impl Mirror {
         cause: &FillError,
     ) -> Result<BlobAnswer, MirrorError> {
         tracing::warn!(blob.digest = %key.digest, upstream = %key.upstream, %cause, "passing a blob through without keeping it");
-        let through = Through::open(source_of(place), key.digest, size).await.map_err(|error| self.fill_error(key, error))?;
+        let through = Through::open(place.source(), key.digest, size).await.map_err(|error| self.fill_error(key, error))?;
         let lookup = Lookup::of(CacheOutcome::PassedThrough);
         Ok(BlobAnswer { content: Readable::Through(Arc::new(through)), lookup })
     }
@@ -124,10 +130,13 @@ impl Mirror {
     }
 }
 
-fn source_of(place: &Place) -> Source {
-    Source {
-        upstream: place.upstream.name.clone(),
-        repository: place.repository.clone(),
-        origin: Arc::clone(&place.upstream.origin),
+impl Place {
+    /// It as a place to fetch content from.
+    pub(super) fn source(&self) -> Source {
+        Source {
+            upstream: self.upstream.name.clone(),
+            repository: self.repository.clone(),
+            origin: Arc::clone(&self.upstream.origin),
+        }
     }
 }

@@ -50,9 +50,10 @@ impl MirrorError {
 
     /// Why what is cached may be served instead although it is stale: the upstream did not say that it is wrong.
     /// `None` if it did.
-    pub(super) fn permits_stale(&self) -> Option<&UpstreamError> {
+    pub(super) fn permits_stale(&self) -> Option<UpstreamError> {
         match self {
-            Self::Upstream(error) => Some(error),
+            Self::Upstream(error) => Some(error.clone()),
+            Self::Unacceptable(reason) => Some(UpstreamError::Broken { reason: reason.clone() }),
             _ => None,
         }
     }

@@ -5,11 +5,17 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::manifests::{Failure, collect};
+use super::manifests::Failure;
 use super::{CacheOutcome, Lookup, Mirror, MirrorError, MissingKey, Place};
 use crate::oci::{Digest, MediaType, RepositoryName, Tag, UpstreamName};
 use crate::store::ListingRecord;
 use crate::upstream::{Answer, Method, Question, Target};
+
+/// The longest query that is passed on, in bytes.
+const QUERY_MAX_BYTES: usize = 1024;
+
+/// The largest listing that is read, in bytes. Some registries send all tags at once, with more about each than its name.
+const LISTING_MAX_BYTES: usize = 16 << 20;
 
 /// The largest page that is asked for, in tags: a client cannot make us or an upstream allocate more.
 const PAGE_MAX: usize = 1000;
@@ -17,10 +23,10 @@ const PAGE_MAX: usize = 1000;
 /// Which page of a list is wanted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Page {
-    /// At most this many tags.
+    /// At most this many entries.
     pub size: Option<usize>,
-    /// Only tags after this one in lexical order.
-    pub after: Option<Tag>,
+    /// What else the query says, encoded: `last=…`, or whatever an upstream put into the link to its next page.
+    pub rest: String,
 }
 
 /// A page of a repository's tags.
@@ -37,8 +43,8 @@ pub struct ReferrersAnswer {
     pub bytes: Bytes,
     /// `OCI-Filters-Applied` of the upstream.
     pub filters_applied: Option<String>,
-    /// The query of the page that follows, if the upstream named one.
-    pub next_query: Option<String>,
+    /// The page that follows, if the upstream named one.
+    pub next: Option<Page>,
     pub lookup: Lookup,
 }
 
@@ -71,17 +77,14 @@ impl Mirror {
     /// [`MirrorError`] if the upstream has no such repository, or cannot be asked and nothing is cached.
     pub async fn tags(&self, place: &Place, page: &Page) -> Result<TagsAnswer, MirrorError> {
         let size = page.size.map(|size| size.min(PAGE_MAX));
-        // No upstream is asked for a page of nothing: that one tag is there says the same.
-        let mut query: Vec<String> = size.map(|size| format!("n={}", size.max(1))).into_iter().collect();
-        query.extend(page.after.as_ref().map(|tag| format!("last={tag}")));
-        let target = Target::Tags { query: query.join("&") };
+        let target = Target::Tags { query: page.query() };
         match self.listing(place, target).await {
             Ok((listing, lookup)) => {
                 let document: TagsDocument = serde_json::from_slice(&listing.body)
                     .map_err(|error| MirrorError::Unacceptable(format!("not a list of tags: {error}")))?;
                 let tags = document.tags.unwrap_or_default().iter().filter_map(|tag| tag.parse().ok()).collect();
                 let next = listing.link.as_deref().and_then(next_page);
-                Ok(cut(tags, size, page.after.as_ref(), next, lookup))
+                Ok(cut(tags, size, page.after().as_deref(), next, lookup))
             }
             Err(error) => {
                 // With the upstream out of reach, the tags that were pulled are the ones that can be pulled.
@@ -90,7 +93,7 @@ impl Mirror {
                 if known.is_empty() {
                     return Err(error);
                 }
-                Ok(cut(known, size, page.after.as_ref(), None, Lookup::stale(cause)))
+                Ok(cut(known, size, page.after().as_deref(), None, Lookup::stale(&cause)))
             }
         }
     }
@@ -99,18 +102,13 @@ impl Mirror {
     ///
     /// # Errors
     /// [`MirrorError`] if the upstream has no such API or repository (clients then use the tag scheme), or cannot be asked.
-    pub async fn referrers(
-        &self,
-        place: &Place,
-        digest: &Digest,
-        artifact_type: Option<&str>,
-    ) -> Result<ReferrersAnswer, MirrorError> {
-        let target = Target::Referrers { digest: *digest, artifact_type: artifact_type.map(str::to_owned) };
+    pub async fn referrers(&self, place: &Place, digest: &Digest, page: &Page) -> Result<ReferrersAnswer, MirrorError> {
+        let target = Target::Referrers { digest: *digest, query: page.query() };
         let (listing, lookup) = self.listing(place, target).await?;
         Ok(ReferrersAnswer {
             bytes: listing.body.clone(),
             filters_applied: listing.filters_applied.clone(),
-            next_query: listing.link.as_deref().and_then(next_query).map(str::to_owned),
+            next: listing.link.as_deref().and_then(next_page),
             lookup,
         })
     }
@@ -118,9 +116,7 @@ impl Mirror {
     async fn listing(&self, place: &Place, target: Target) -> Result<(Arc<Listing>, Lookup), MirrorError> {
         let question = match &target {
             Target::Tags { query } => format!("tags?{query}"),
-            Target::Referrers { digest, artifact_type } => {
-                format!("referrers/{digest}?{}", artifact_type.as_deref().unwrap_or_default())
-            }
+            Target::Referrers { digest, query } => format!("referrers/{digest}?{query}"),
             Target::Manifest(_) | Target::Blob(_) => unreachable!("content is not a listing"),
         };
         let key = Key { upstream: place.upstream.name.clone(), repository: place.repository.clone(), question };
@@ -139,7 +135,7 @@ impl Mirror {
         match (result.unwrap_or_else(|| Err(MirrorError::abandoned())), cached) {
             (Ok(listing), _) => Ok((listing, Lookup::of(if joined { CacheOutcome::Joined } else { CacheOutcome::Miss }))),
             (Err(error), Some(cached)) => match error.permits_stale() {
-                Some(cause) => Ok((cached, Lookup::stale(cause))),
+                Some(cause) => Ok((cached, Lookup::stale(&cause))),
                 None => Err(error),
             },
             (Err(error), None) => Err(error),
@@ -174,7 +170,7 @@ impl Mirror {
             error
         };
         let Answer { head, body } = self.ask(place, question).await.map_err(absent)?;
-        let body = collect(body, &head).await.map_err(|failure| match failure {
+        let body = self.collect(body, &head, LISTING_MAX_BYTES).await.map_err(|failure| match failure {
             Failure::Upstream(error) => absent(error),
             Failure::Mirror(error) => error,
         })?;
@@ -206,44 +202,80 @@ impl Target {
     }
 }
 
+impl Page {
+    /// The page that comes after `last`.
+    fn following(last: &Tag, size: usize) -> Self {
+        Self { size: Some(size), rest: format!("last={last}") }
+    }
+
+    /// The query to ask an upstream with.
+    fn query(&self) -> String {
+        // No upstream is asked for a page of nothing: that there is an entry says the same.
+        let size = self.size.map(|size| format!("n={}", size.clamp(1, PAGE_MAX)));
+        let rest = (!self.rest.is_empty()).then(|| self.rest.clone());
+        size.into_iter().chain(rest).collect::<Vec<_>>().join("&")
+    }
+
+    /// The tag that the page comes after, if that is said in the specification's way.
+    fn after(&self) -> Option<String> {
+        let mut pairs = url::form_urlencoded::parse(self.rest.as_bytes());
+        pairs.find_map(|(name, value)| (name == "last").then(|| value.into_owned()))
+    }
+}
+
 /// The page of `tags` that was asked for, in the specification's order, whatever the upstream made of the question.
-fn cut(mut tags: Vec<Tag>, size: Option<usize>, after: Option<&Tag>, next: Option<Page>, lookup: Lookup) -> TagsAnswer {
+fn cut(mut tags: Vec<Tag>, size: Option<usize>, after: Option<&str>, next: Option<Page>, lookup: Lookup) -> TagsAnswer {
     tags.sort();
     tags.dedup();
-    tags.retain(|tag| after.is_none_or(|after| tag > after));
+    // An upstream that knows no pages sends them all, and it is for us to page.
+    let is_paged = size.is_none_or(|size| tags.len() <= size) && !tags.iter().any(|tag| Some(tag.as_str()) == after);
+    if !is_paged {
+        tags.retain(|tag| after.is_none_or(|after| tag.as_str() > after));
+    }
     let Some(size) = size.filter(|size| *size < tags.len()) else {
         return TagsAnswer { tags, next, lookup };
     };
     tags.truncate(size);
-    let next = tags.last().map(|last| Page { size: Some(size), after: Some(last.clone()) });
+    let next = tags.last().map(|last| Page::following(last, size));
     TagsAnswer { tags, next, lookup }
 }
 
-/// The query of the target of a `Link: <target>; rel="next"` (RFC 8288).
-fn next_query(link: &str) -> Option<&str> {
+/// The page that `Link: <target>; rel="next"` leads to (RFC 8288).
+fn next_page(link: &str) -> Option<Page> {
     let (target, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
     let is_next = parameters.split(';').any(|parameter| {
         parameter.trim().split_once('=').is_some_and(|(name, value)| {
             name.trim().eq_ignore_ascii_case("rel") && value.trim().trim_matches('"').eq_ignore_ascii_case("next")
         })
     });
-    if !is_next {
-        return None;
-    }
-    target.split_once('?').map(|(_, query)| query)
+    let (_, query) = target.split_once('?').filter(|_| is_next)?;
+    Page::parse(query)
 }
 
-fn next_page(link: &str) -> Option<Page> {
-    let query = next_query(link)?;
-    let mut page = Page::default();
-    for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
-        match name.as_ref() {
-            "n" => page.size = value.parse().ok(),
-            "last" => page.after = value.parse().ok(),
-            _ => {}
+impl Page {
+    /// Reads the query of a request, or of an upstream's link. What is not about pages is left out.
+    ///
+    /// Gives `None` for a size that is no number, and for more than a query of this kind can need.
+    pub fn parse(query: &str) -> Option<Self> {
+        let mut size = None;
+        let mut rest = url::form_urlencoded::Serializer::new(String::new());
+        for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
+            match name.as_ref() {
+                "ns" => {}
+                "n" if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) => {
+                    // More digits than fit are a number all the same, and capped like any other.
+                    size = Some(value.parse().unwrap_or(usize::MAX));
+                }
+                "n" => return None,
+                _ if value.is_empty() => {}
+                _ => {
+                    rest.append_pair(&name, &value);
+                }
+            }
         }
+        let rest = rest.finish();
+        (rest.len() <= QUERY_MAX_BYTES).then_some(Self { size, rest })
     }
-    page.after.is_some().then_some(page)
 }
 
 #[cfg(test)]
@@ -257,19 +289,40 @@ mod tests {
     #[test]
     fn a_page_is_cut_in_order_whatever_the_upstream_sent() {
         let lookup = Lookup::of(CacheOutcome::Miss);
-        let answer = cut(tags(&["b", "a", "d", "c", "a"]), Some(2), Some(&"a".parse().unwrap()), None, lookup);
+        let answer = cut(tags(&["b", "a", "d", "c", "a"]), Some(2), Some("a"), None, lookup);
         assert_eq!(answer.tags, tags(&["b", "c"]));
-        assert_eq!(answer.next, Some(Page { size: Some(2), after: Some("c".parse().unwrap()) }));
+        assert_eq!(answer.next, Some(Page { size: Some(2), rest: "last=c".to_owned() }));
         let answer = cut(tags(&["a"]), Some(0), None, None, lookup);
         assert_eq!((answer.tags.len(), answer.next), (0, None));
     }
 
     #[test]
+    fn an_upstreams_own_page_is_left_whole() {
+        let next = Some(Page { size: Some(2), rest: "token=x".to_owned() });
+        // Its order is not ours: what it sends after `b` is what comes after `b` there.
+        let answer = cut(tags(&["Z", "a"]), Some(2), Some("b"), next.clone(), Lookup::of(CacheOutcome::Miss));
+        assert_eq!((answer.tags, answer.next), (tags(&["Z", "a"]), next));
+    }
+
+    #[test]
     fn the_next_page_is_read_from_a_link() {
         let link = r#"</v2/library/alpine/tags/list?last=3.19&n=50>; rel="next""#;
-        assert_eq!(next_page(link), Some(Page { size: Some(50), after: Some("3.19".parse().unwrap()) }));
-        for link in ["", "<x>", "<x?last=a>; rel=prev", "x?last=a; rel=next", r#"<x?n=1>; rel="next""#] {
+        assert_eq!(next_page(link), Some(Page { size: Some(50), rest: "last=3.19".to_owned() }));
+        let opaque = r#"<https://reg/v2/x/tags/list?next_page=a%2Fb&ns=y>; rel="next""#;
+        assert_eq!(next_page(opaque), Some(Page { size: None, rest: "next_page=a%2Fb".to_owned() }));
+        for link in ["", "<x>", "<x?last=a>; rel=prev", "x?last=a; rel=next"] {
             assert_eq!(next_page(link), None, "{link}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_capped_and_nonsense_is_refused() {
+        assert_eq!(Page::parse("n=99999999999999999999999&ns=x").unwrap().query(), "n=1000");
+        assert_eq!(Page::parse("n=0").unwrap().query(), "n=1");
+        assert_eq!(Page::parse("last=&ns=docker.io").unwrap(), Page::default());
+        assert_eq!(Page::parse("last=b").unwrap().after().as_deref(), Some("b"));
+        for query in ["n=-1", "n=x", "n=", &format!("last={}", "x".repeat(2000))] {
+            assert_eq!(Page::parse(query), None, "{query}");
         }
     }
 }

@@ -7,6 +7,7 @@ use futures::StreamExt;
 
 use super::access::Access;
 use super::{CacheOutcome, ContentKey, Document, Lookup, Mirror, MirrorError, Place};
+use crate::fill::FillError;
 use crate::oci::{Digest, MANIFEST_MAX_BYTES, Manifest, MediaType, Reference};
 use crate::store::{Kind, StoreError};
 use crate::upstream::{Answer, Body, Head, Method, Question, Target, UpstreamError};
@@ -62,7 +63,7 @@ impl Mirror {
                 Ok(document.answer(Lookup::of(outcome)))
             }
             Want::Head => {
-                let head = self.head(place, key.target()).await.map_err(|error| self.note_absence(&key, error))?;
+                let head = self.confirm(place, &key).await?;
                 let media_type = head.content_type.ok_or_else(|| MirrorError::Unacceptable("no Content-Type".to_owned()))?;
                 if head.digest.is_some_and(|told| told != *digest) {
                     return Err(MirrorError::Unacceptable(format!("asked for {digest}, told of another digest")));
@@ -137,19 +138,19 @@ impl Mirror {
         let target = Target::Manifest(reference.clone());
         let question = Question { repository: place.repository.clone(), target, method: Method::Get };
         let Answer { head, body } = self.ask(place, question).await?;
-        let bytes = collect(body, &head).await?;
+        let bytes = self.collect(body, &head, MANIFEST_MAX_BYTES).await?;
         let media_type = head.content_type.ok_or_else(|| MirrorError::Unacceptable("no Content-Type".to_owned()))?;
         let expected = match (reference, head.digest) {
             (Reference::Digest(digest), _) | (Reference::Tag(_), Some(digest)) => digest,
             // No digest vouches for the bytes, so that only their type tells a manifest from the page of a captive portal.
-            (Reference::Tag(_), None) if !media_type.as_str().starts_with("application/") => {
-                return Err(MirrorError::Unacceptable(format!("{media_type} is no type of a manifest")).into());
+            (Reference::Tag(_), None) if !media_type.is_image_or_index() => {
+                return Err(MirrorError::Unacceptable(format!("{media_type} in place of a manifest")).into());
             }
             (Reference::Tag(_), None) => Digest::sha256(&bytes),
         };
         let actual = Digest::of(expected.algorithm(), &bytes);
         if actual != expected {
-            tracing::error!(manifest.digest = %expected, actual_digest = %actual, place = ?place, "wrong manifest bytes from the upstream");
+            self.shared.fills.reject(&place.source(), &FillError::WrongDigest { actual });
             return Err(MirrorError::Unacceptable(format!("its bytes hash to {actual}, not to {expected}")).into());
         }
         let content = Manifest::inspect(&bytes, &media_type).map_err(MirrorError::from)?;
@@ -162,19 +163,40 @@ impl Mirror {
         Ok(document)
     }
 
-    /// Keeps a verified manifest, and all that follows from having it. Where the cache has no room it is served all the same.
+    /// Keeps a verified manifest, and all that follows from having it. Where the disk has no room it is kept in memory.
     async fn keep(&self, place: &Place, document: &Arc<Document>, content: &Manifest) {
+        let key = ContentKey::new(place, Kind::Manifest, &document.digest);
+        self.shared.documents.insert(document.digest, Arc::clone(document));
         if let Err(error) = self.write(document).await {
-            tracing::warn!(manifest.digest = %document.digest, %error, "passing a manifest on without keeping it");
+            tracing::warn!(manifest.digest = %document.digest, %error, "a manifest could not be kept on the disk");
+            self.shared.readable.insert(key, None);
             return;
         }
-        let key = ContentKey::new(place, Kind::Manifest, &document.digest);
         let size = document.bytes.len() as u64;
         let catalog = self.shared.store.catalog();
         catalog.add_manifest(&key.upstream, &key.repository, &document.digest, &document.media_type, size, content).await;
-        self.shared.documents.insert(document.digest, Arc::clone(document));
         self.grant(&key).await;
         self.content_arrived(&key).await;
+    }
+
+    /// Reads a body that must not be larger than `most` bytes, in the time that an upstream has.
+    pub(super) async fn collect(&self, mut body: Body, head: &Head, most: usize) -> Result<Bytes, Failure> {
+        let too_large = || Failure::Mirror(MirrorError::Unacceptable(format!("larger than {most} bytes")));
+        if head.content_length.is_some_and(|length| length > most as u64) {
+            return Err(too_large());
+        }
+        let collected = self.in_time(async {
+            let mut bytes = BytesMut::new();
+            while let Some(chunk) = body.next().await {
+                let chunk = chunk?;
+                if bytes.len() + chunk.len() > most {
+                    return Ok(None);
+                }
+                bytes.extend_from_slice(&chunk);
+            }
+            Ok(Some(bytes.freeze()))
+        });
+        collected.await?.ok_or_else(too_large)
     }
 
     async fn write(&self, document: &Document) -> Result<(), StoreError> {
@@ -182,7 +204,8 @@ impl Mirror {
         let ingest = self.shared.store.begin(document.digest, Some(size)).await?;
         let (file, bytes) = (ingest.file(), document.bytes.clone());
         let written = tokio::task::spawn_blocking(move || file.write_all_at(&bytes, 0)).await;
-        written.map_err(std::io::Error::other).and_then(|written| written).map_err(StoreError::write)?;
+        let written = written.map_err(std::io::Error::other).and_then(|written| written);
+        written.map_err(|error| self.shared.store.write_failed(error))?;
         ingest.commit(size).await?;
         Ok(())
     }
@@ -217,21 +240,4 @@ impl From<MirrorError> for Failure {
     fn from(error: MirrorError) -> Self {
         Self::Mirror(error)
     }
-}
-
-/// Reads a body that must not be larger than a manifest may be.
-pub(super) async fn collect(mut body: Body, head: &Head) -> Result<Bytes, Failure> {
-    let too_large = || MirrorError::Unacceptable(format!("larger than {MANIFEST_MAX_BYTES} bytes"));
-    if head.content_length.is_some_and(|length| length > MANIFEST_MAX_BYTES as u64) {
-        return Err(too_large().into());
-    }
-    let mut bytes = BytesMut::new();
-    while let Some(chunk) = body.next().await {
-        let chunk = chunk?;
-        if bytes.len() + chunk.len() > MANIFEST_MAX_BYTES {
-            return Err(too_large().into());
-        }
-        bytes.extend_from_slice(&chunk);
-    }
-    Ok(bytes.freeze())
 }

@@ -2,11 +2,17 @@
 
 use std::sync::Arc;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
 use super::manifests::{Failure, Want};
 use super::{CacheOutcome, ContentKey, Document, Lookup, ManifestAnswer, Mirror, MirrorError, MissingKey, Place, TagKey};
 use crate::oci::{Manifest, Reference, Tag};
 use crate::store::{Kind, TagRecord};
 use crate::upstream::{Head, Method, Question, Target, UpstreamError};
+
+/// How deep indexes may be nested in each other.
+const INDEX_DEPTH: usize = 3;
 
 impl TagKey {
     fn new(place: &Place, tag: &Tag) -> Self {
@@ -38,8 +44,25 @@ impl Mirror {
         if self.shared.missing.contains_key(&MissingKey::Tag(key.clone())) {
             return Err(MirrorError::Unknown("manifest"));
         }
+        // An upstream that could not be asked a moment ago is not waited for while there is something to serve.
+        if let Some(cause) = self.trouble(&place.upstream.name)
+            && let Ok(answer) = self.stale(place, &key, MirrorError::Upstream(cause)).await
+        {
+            let (mirror, at, key) = (self.clone(), place.clone(), key.clone());
+            self.probe(place, async move {
+                // How it ends is noted where it is asked.
+                let _ = mirror.resolve(&at, &key).await;
+            });
+            return Ok(answer);
+        }
         let answer = match self.resolve(place, &key).await {
-            Ok((record, outcome)) => self.answer(place, &record, want, outcome).await,
+            Ok((record, outcome)) => self.answer(place, &record, want, outcome).await.map_err(|error| match error {
+                // The upstream has the tag and not what it points to: that is a fault of the upstream, not an answer.
+                MirrorError::Unknown(_) => {
+                    MirrorError::Unacceptable("it has the tag, and not the manifest that it names".to_owned())
+                }
+                error => error,
+            }),
             Err(error) => Err(error),
         };
         match answer {
@@ -132,23 +155,23 @@ impl Mirror {
     async fn seen(&self, key: &TagKey, record: &TagRecord) {
         self.shared.missing.invalidate(&MissingKey::Tag(key.clone()));
         self.shared.tags.insert(key.clone(), record.clone());
-        if self.cached_document(&record.digest).await.is_some() {
-            self.shared.store.catalog().set_tag(&key.upstream, &key.repository, &key.tag, record.clone()).await;
-            return;
-        }
         let content = ContentKey {
             upstream: key.upstream.clone(),
             repository: key.repository.clone(),
             kind: Kind::Manifest,
             digest: record.digest,
         };
-        self.shared.awaiting_content.entry(content).and_upsert_with(|tags| {
+        // Noted before the look: content that arrives in between finds the note.
+        self.shared.awaiting_content.entry(content.clone()).and_upsert_with(|tags| {
             let mut tags = tags.map_or_else(Vec::new, |tags| tags.into_value().to_vec());
             if !tags.contains(&key.tag) {
                 tags.push(key.tag.clone());
             }
             Arc::new(tags)
         });
+        if self.cached_document(&record.digest).await.is_some() {
+            self.content_arrived(&content).await;
+        }
     }
 
     /// The manifest has arrived that some tags have moved to: now they move in the catalog as well.
@@ -175,12 +198,12 @@ impl Mirror {
     /// What can be served although the upstream failed with `error`: the manifest that the tag pointed to when its content was last
     /// complete here.
     async fn stale(&self, place: &Place, key: &TagKey, error: MirrorError) -> Result<ManifestAnswer, MirrorError> {
-        let Some(cause) = error.permits_stale().cloned() else { return Err(error) };
+        let Some(cause) = error.permits_stale() else { return Err(error) };
         let Some(record) = self.shared.store.catalog().tag(&key.upstream, &key.repository, &key.tag).await else {
             return Err(error);
         };
         let Some(document) = self.cached_document(&record.digest).await else { return Err(error) };
-        if !self.is_complete(&document).await {
+        if !self.is_complete(&document, INDEX_DEPTH).await {
             return Err(MirrorError::Incomplete(cause));
         }
         tracing::warn!(place = ?place, tag = %key.tag, error = %cause, "serving a stale tag: its upstream cannot be asked");
@@ -189,24 +212,26 @@ impl Mirror {
 
     /// Whether all that a client will ask for next is here. Podman, CRI-O and Skopeo choose their mirror at the first manifest and
     /// never fall back for blobs, so half an image must not be begun while its other half cannot be had. Of an index, one
-    /// image suffices: which platform the client is for is not known yet.
-    async fn is_complete(&self, document: &Document) -> bool {
-        let Ok(content) = Manifest::inspect(&document.bytes, &document.media_type) else { return false };
-        if !self.has_all_blobs(&content).await {
-            return false;
-        }
-        if content.manifests.is_empty() {
-            return true;
-        }
-        for child in &content.manifests {
-            if let Some(child) = self.cached_document(&child.digest).await
-                && let Ok(content) = Manifest::inspect(&child.bytes, &child.media_type)
-                && self.has_all_blobs(&content).await
-            {
+    /// image suffices: which platform the client is for is not known yet, and what is attached to images is not pulled with them.
+    fn is_complete<'a>(&'a self, document: &'a Document, depth: usize) -> BoxFuture<'a, bool> {
+        let check = async move {
+            let Ok(content) = Manifest::inspect(&document.bytes, &document.media_type) else { return false };
+            if !self.has_all_blobs(&content).await {
+                return false;
+            }
+            if content.manifests.is_empty() {
                 return true;
             }
-        }
-        false
+            for child in content.manifests.iter().filter(|child| depth > 0 && !child.is_attachment) {
+                if let Some(child) = self.cached_document(&child.digest).await
+                    && self.is_complete(&child, depth - 1).await
+                {
+                    return true;
+                }
+            }
+            false
+        };
+        check.boxed()
     }
 
     async fn has_all_blobs(&self, content: &Manifest) -> bool {

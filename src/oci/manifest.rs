@@ -26,6 +26,8 @@ pub struct Manifest {
 pub struct Descriptor {
     pub digest: Digest,
     pub size: u64,
+    /// Listed for the platform `unknown/unknown`: what buildx attaches to an image, which is not an image itself.
+    pub is_attachment: bool,
 }
 
 /// Why bytes are not accepted as a manifest of the media type they came with.
@@ -57,6 +59,13 @@ struct RawDescriptor {
     digest: String,
     #[serde(default)]
     size: u64,
+    platform: Option<RawPlatform>,
+}
+
+#[derive(Deserialize)]
+struct RawPlatform {
+    #[serde(default)]
+    os: String,
 }
 
 impl Manifest {
@@ -68,10 +77,7 @@ impl Manifest {
     /// # Errors
     /// [`ManifestError`] if the document contradicts its media type or itself.
     pub fn inspect(bytes: &[u8], media_type: &MediaType) -> Result<Self, ManifestError> {
-        let known = matches!(
-            media_type.as_str(),
-            MediaType::OCI_INDEX | MediaType::OCI_MANIFEST | MediaType::DOCKER_LIST | MediaType::DOCKER_MANIFEST
-        );
+        let known = media_type.is_image_or_index();
         let document: Document = match serde_json::from_slice(bytes) {
             Ok(document) => document,
             Err(error) if known => return Err(ManifestError::Malformed(media_type.clone(), error.to_string())),
@@ -84,7 +90,10 @@ impl Manifest {
             return Err(ManifestError::Ambiguous);
         }
         let parse = |raw: RawDescriptor| match raw.digest.parse() {
-            Ok(digest) => Ok(Descriptor { digest, size: raw.size }),
+            Ok(digest) => {
+                let is_attachment = raw.platform.is_some_and(|platform| platform.os == "unknown");
+                Ok(Descriptor { digest, size: raw.size, is_attachment })
+            }
             Err(error) => Err(ManifestError::Malformed(media_type.clone(), format!("{:?}: {error}", raw.digest))),
         };
         let parse_all = |raw: Option<Vec<RawDescriptor>>| raw.into_iter().flatten().map(parse).collect::<Result<Vec<_>, _>>();
@@ -137,7 +146,7 @@ mod tests {
     fn an_index_refers_to_manifests() {
         let text = format!(r#"{{"mediaType":"{}","manifests":[{}]}}"#, MediaType::OCI_INDEX, descriptor(b"m"));
         let manifest = Manifest::inspect(text.as_bytes(), &media_type(MediaType::OCI_INDEX)).unwrap();
-        assert_eq!(manifest.manifests, [Descriptor { digest: Digest::sha256(b"m"), size: 1 }]);
+        assert_eq!(manifest.manifests, [Descriptor { digest: Digest::sha256(b"m"), size: 1, is_attachment: false }]);
     }
 
     #[test]

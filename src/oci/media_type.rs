@@ -34,6 +34,11 @@ impl MediaType {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether it is one of the four types that images and indexes have, which must be JSON of a known form.
+    pub fn is_image_or_index(&self) -> bool {
+        matches!(self.as_str(), Self::OCI_INDEX | Self::OCI_MANIFEST | Self::DOCKER_LIST | Self::DOCKER_MANIFEST)
+    }
 }
 
 impl FromStr for MediaType {

@@ -114,15 +114,15 @@ impl Registry {
         let namespace = address.namespace.as_deref();
         let mut answered = match endpoint {
             Endpoint::Manifest(reference) => self.manifest(&place, &reference, is_head, &request.headers, entry).await?,
-            Endpoint::Blob(digest) => self.blob(&place, &digest, is_head, &request.headers, entry).await?,
+            Endpoint::Blob(digest) => self.blob(&place, &digest, request, entry).await?,
             Endpoint::Tags(page) => {
                 let answer = self.shared.mirror.tags(&place, &page).await?;
                 let response = respond::tags(place.repository.as_str(), &answer, request.uri.path(), namespace);
                 Answered { response, outcome: Some(answer.lookup.outcome) }
             }
-            Endpoint::Referrers { digest, artifact_type } => {
+            Endpoint::Referrers(digest, page) => {
                 entry.digest = Some(digest);
-                let answer = self.shared.mirror.referrers(&place, &digest, artifact_type.as_deref()).await?;
+                let answer = self.shared.mirror.referrers(&place, &digest, &page).await?;
                 let outcome = Some(answer.lookup.outcome);
                 Answered { response: respond::referrers(answer, request.uri.path(), namespace), outcome }
             }
@@ -151,22 +151,15 @@ impl Registry {
         Ok(Answered { response: respond::manifest(answer, headers, is_head), outcome })
     }
 
-    async fn blob(
-        &self,
-        place: &Place,
-        digest: &Digest,
-        is_head: bool,
-        headers: &HeaderMap,
-        entry: &mut Entry,
-    ) -> Result<Answered, ApiError> {
+    async fn blob(&self, place: &Place, digest: &Digest, request: &Parts, entry: &mut Entry) -> Result<Answered, ApiError> {
         entry.digest = Some(*digest);
-        if is_head {
+        if request.method == Method::HEAD {
             let head = self.shared.mirror.blob_head(place, digest).await?;
             return Ok(Answered { response: respond::blob_head(digest, &head), outcome: Some(head.lookup.outcome) });
         }
         let answer = self.shared.mirror.blob(place, digest).await?;
         let outcome = Some(answer.lookup.outcome);
-        Ok(Answered { response: respond::blob(digest, answer, headers).await?, outcome })
+        Ok(Answered { response: respond::blob(digest, answer, request).await?, outcome })
     }
 }
 
@@ -177,7 +170,7 @@ fn kind(route: &Result<Route, route::RouteError>) -> &'static str {
         Ok(Route::In(_, Endpoint::Manifest(_))) => "manifest",
         Ok(Route::In(_, Endpoint::Blob(_))) => "blob",
         Ok(Route::In(_, Endpoint::Tags(_))) => "tags",
-        Ok(Route::In(_, Endpoint::Referrers { .. })) => "referrers",
+        Ok(Route::In(_, Endpoint::Referrers(..))) => "referrers",
         Ok(Route::In(_, Endpoint::Upload) | Route::Catalog) | Err(_) => "other",
     }
 }

@@ -7,7 +7,8 @@ use futures::{StreamExt, stream};
 use http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_NONE_MATCH, IF_RANGE, LINK, RANGE,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version};
 
 use super::body::Body;
 use super::error::ApiError;
@@ -56,7 +57,8 @@ pub(super) fn blob_head(digest: &Digest, head: &BlobHead) -> Response<Body> {
 
 /// # Errors
 /// If the size, which a range needs, cannot be had; or for a range that is none.
-pub(super) async fn blob(digest: &Digest, answer: BlobAnswer, request: &HeaderMap) -> Result<Response<Body>, ApiError> {
+pub(super) async fn blob(digest: &Digest, answer: BlobAnswer, request: &Parts) -> Result<Response<Body>, ApiError> {
+    let (version, request) = (request.version, &request.headers);
     let mut response = Response::new(Body::empty());
     describe_blob(response.headers_mut(), digest, answer.lookup);
     if is_not_modified(request, digest) {
@@ -66,6 +68,8 @@ pub(super) async fn blob(digest: &Digest, answer: BlobAnswer, request: &HeaderMa
     let content = answer.content;
     let failed = |error| ApiError::from(MirrorError::Broken(error));
     let (set, size) = match ranges(request, digest) {
+        // HTTP/1.0 can tell a cut from an end only by a length.
+        None if version < Version::HTTP_11 => return Ok(whole(response, &content, content.size().await.map_err(failed)?)),
         None => return Ok(whole(response, &content, content.known_size().await.map_err(failed)?)),
         Some(set) => match content.size().await.map_err(failed)? {
             Some(size) => (set, size),
@@ -99,7 +103,7 @@ pub(super) fn tags(name: &str, answer: &TagsAnswer, own_target: &str, namespace:
     let headers = response.headers_mut();
     insert(headers, CACHE_STATUS, &cache_status(answer.lookup));
     if let Some(page) = &answer.next {
-        insert(headers, LINK, &next_link(own_target, &page_query(page), namespace));
+        insert(headers, LINK, &next_link(own_target, page, namespace));
     }
     response
 }
@@ -111,8 +115,8 @@ pub(super) fn referrers(answer: ReferrersAnswer, own_target: &str, namespace: Op
     if let Some(filters) = &answer.filters_applied {
         insert(headers, OCI_FILTERS_APPLIED, filters);
     }
-    if let Some(query) = &answer.next_query {
-        insert(headers, LINK, &next_link(own_target, query, namespace));
+    if let Some(page) = &answer.next {
+        insert(headers, LINK, &next_link(own_target, page, namespace));
     }
     response
 }
@@ -231,23 +235,16 @@ fn with_type(mut response: Response<Body>, media_type: &'static str) -> Response
     response
 }
 
-fn page_query(page: &Page) -> String {
-    let mut query = url::form_urlencoded::Serializer::new(String::new());
+/// The link to a page that follows, under the address that this one was asked at.
+fn next_link(own_target: &str, page: &Page, namespace: Option<&str>) -> String {
+    let mut query = url::form_urlencoded::Serializer::new(page.rest.clone());
     if let Some(size) = page.size {
         query.append_pair("n", &size.to_string());
     }
-    if let Some(after) = &page.after {
-        query.append_pair("last", after.as_str());
+    if let Some(namespace) = namespace {
+        query.append_pair("ns", namespace);
     }
-    query.finish()
-}
-
-fn next_link(own_target: &str, query: &str, namespace: Option<&str>) -> String {
-    let namespace = namespace.map(|namespace| {
-        let pair = url::form_urlencoded::Serializer::new(String::new()).append_pair("ns", namespace).finish();
-        format!("&{pair}")
-    });
-    format!("<{own_target}?{query}{}>; rel=\"next\"", namespace.unwrap_or_default())
+    format!("<{own_target}?{}>; rel=\"next\"", query.finish())
 }
 
 /// Sets a header whose value comes from somewhere else. One that cannot stand in a header is left out.

@@ -22,10 +22,7 @@ pub(super) enum Endpoint {
     Manifest(Reference),
     Blob(Digest),
     Tags(Page),
-    Referrers {
-        digest: Digest,
-        artifact_type: Option<String>,
-    },
+    Referrers(Digest, Page),
     /// Anything below `blobs/uploads/`, whatever the method: it belongs to pushing.
     Upload,
 }
@@ -49,17 +46,8 @@ pub(super) enum RouteError {
     BadDigest(String, DigestError),
     #[error("{0:?} is not a reference: {1}")]
     BadReference(String, ReferenceError),
-    #[error("`n` is the number of tags wanted, `last` the tag before them")]
+    #[error("`n` is not a number, or the query is longer than any that means something")]
     BadPage,
-}
-
-/// The parameters of the query that mean something to us.
-#[derive(Default)]
-struct Query {
-    namespace: Option<String>,
-    size: Option<String>,
-    after: Option<String>,
-    artifact_type: Option<String>,
 }
 
 impl RawAddress {
@@ -77,7 +65,7 @@ pub(super) fn parse(path: &str, query: Option<&str>) -> Result<Route, RouteError
         [prefix, "v2", rest @ ..] if !prefix.is_empty() => (Some((*prefix).to_owned()), rest),
         _ => return Err(RouteError::NotTheApi),
     };
-    let query = Query::parse(query);
+    let page = || Page::parse(query.unwrap_or_default()).ok_or(RouteError::BadPage);
     let (name, endpoint) = match rest {
         [] | [""] => return Ok(Route::Version { prefix }),
         ["_catalog"] => return Ok(Route::Catalog),
@@ -87,52 +75,21 @@ pub(super) fn parse(path: &str, query: Option<&str>) -> Result<Route, RouteError
         }
         [name @ .., "blobs", "uploads"] | [name @ .., "blobs", "uploads", _] if !name.is_empty() => (name, Endpoint::Upload),
         [name @ .., "blobs", digest] if !name.is_empty() => (name, Endpoint::Blob(parse_digest(digest)?)),
-        [name @ .., "tags", "list"] if !name.is_empty() => (name, Endpoint::Tags(query.page()?)),
-        [name @ .., "referrers", digest] if !name.is_empty() => {
-            (name, Endpoint::Referrers { digest: parse_digest(digest)?, artifact_type: query.artifact_type.clone() })
-        }
+        [name @ .., "tags", "list"] if !name.is_empty() => (name, Endpoint::Tags(page()?)),
+        [name @ .., "referrers", digest] if !name.is_empty() => (name, Endpoint::Referrers(parse_digest(digest)?, page()?)),
         _ => return Err(RouteError::NotTheApi),
     };
-    Ok(Route::In(RawAddress { prefix, name: name.join("/"), namespace: query.namespace }, endpoint))
+    Ok(Route::In(RawAddress { prefix, name: name.join("/"), namespace: namespace(query) }, endpoint))
 }
 
 fn parse_digest(text: &str) -> Result<Digest, RouteError> {
     text.parse().map_err(|error| RouteError::BadDigest(text.to_owned(), error))
 }
 
-impl Query {
-    fn parse(query: Option<&str>) -> Self {
-        let mut parsed = Self::default();
-        for (name, value) in url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
-            let slot = match name.as_ref() {
-                "ns" => &mut parsed.namespace,
-                "n" => &mut parsed.size,
-                "last" => &mut parsed.after,
-                "artifactType" => &mut parsed.artifact_type,
-                _ => continue,
-            };
-            slot.get_or_insert_with(|| value.into_owned());
-        }
-        // An empty parameter says nothing.
-        parsed.namespace = parsed.namespace.filter(|namespace| !namespace.is_empty());
-        parsed.artifact_type = parsed.artifact_type.filter(|kind| !kind.is_empty());
-        parsed
-    }
-
-    fn page(&self) -> Result<Page, RouteError> {
-        let number = |text: &String| match text.parse::<u64>() {
-            Ok(number) => Ok(usize::try_from(number).unwrap_or(usize::MAX)),
-            // More digits than fit are a number all the same: the mirror caps it.
-            Err(_) if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) => Ok(usize::MAX),
-            Err(_) => Err(RouteError::BadPage),
-        };
-        let size = self.size.as_ref().map(number).transpose()?;
-        let after = match self.after.as_deref() {
-            None | Some("") => None,
-            Some(tag) => Some(tag.parse().map_err(|_| RouteError::BadPage)?),
-        };
-        Ok(Page { size, after })
-    }
+/// The `ns` of a query. An empty one says nothing.
+fn namespace(query: Option<&str>) -> Option<String> {
+    let mut pairs = url::form_urlencoded::parse(query?.as_bytes());
+    pairs.find_map(|(name, value)| (name == "ns" && !value.is_empty()).then(|| value.into_owned()))
 }
 
 #[cfg(test)]
@@ -178,16 +135,13 @@ mod tests {
             ("/v2/a/tags/list".to_owned(), Route::In(at(None, "a", None), Endpoint::Tags(Page::default()))),
             (
                 "/v2/a/tags/list?n=99999999999999999999999&last=b&ns=".to_owned(),
-                Route::In(
-                    at(None, "a", None),
-                    Endpoint::Tags(Page { size: Some(usize::MAX), after: Some("b".parse().unwrap()) }),
-                ),
+                Route::In(at(None, "a", None), Endpoint::Tags(Page { size: Some(usize::MAX), rest: "last=b".to_owned() })),
             ),
             (
                 format!("/v2/a/referrers/{DIGEST}?artifactType=a%2Fb"),
                 Route::In(
                     at(None, "a", None),
-                    Endpoint::Referrers { digest: DIGEST.parse().unwrap(), artifact_type: Some("a/b".to_owned()) },
+                    Endpoint::Referrers(DIGEST.parse().unwrap(), Page { size: None, rest: "artifactType=a%2Fb".to_owned() }),
                 ),
             ),
         ] {
@@ -209,7 +163,11 @@ mod tests {
         for target in ["/v2/a/manifests/sha256:bad", "/v2/a/manifests/%00", "/v2/a/manifests/.x"] {
             assert!(matches!(parse_target(target), Err(RouteError::BadReference(..))), "{target}");
         }
-        for target in ["/v2/a/tags/list?n=-1", "/v2/a/tags/list?n=x", "/v2/a/tags/list?last=a%20b"] {
+        for target in [
+            "/v2/a/tags/list?n=-1",
+            "/v2/a/tags/list?n=x",
+            "/v2/a/referrers/sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855?n=x",
+        ] {
             assert_eq!(parse_target(target), Err(RouteError::BadPage), "{target}");
         }
     }

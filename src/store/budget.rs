@@ -2,6 +2,7 @@
 //! It only counts; what to evict is decided elsewhere. Refs, catalog and file-system overhead are not counted.
 
 use std::ops::Add;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Counts the bytes of one store.
@@ -9,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub(super) struct Budget(Arc<Shared>);
 
 struct Shared {
-    max: u64,
+    max: AtomicU64,
     amounts: Mutex<Amounts>,
 }
 
@@ -58,11 +59,16 @@ impl Add for Change {
 
 impl Budget {
     pub(super) fn new(max: u64, at_rest: u64, blobs: u64) -> Self {
-        Self(Arc::new(Shared { max, amounts: Mutex::new(Amounts { at_rest, reserved: 0, blobs }) }))
+        Self(Arc::new(Shared { max: AtomicU64::new(max), amounts: Mutex::new(Amounts { at_rest, reserved: 0, blobs }) }))
     }
 
     pub(super) fn max(&self) -> u64 {
-        self.0.max
+        self.0.max.load(Ordering::Relaxed)
+    }
+
+    /// Lowers the limit, if it is higher.
+    pub(super) fn limit(&self, max: u64) {
+        self.0.max.fetch_min(max, Ordering::Relaxed);
     }
 
     pub(super) fn amounts(&self) -> Amounts {
@@ -117,11 +123,11 @@ impl Reservation {
         if more == 0 {
             return Ok(());
         }
-        let reserved = amounts.reserved.checked_add(more).filter(|reserved| *reserved <= self.budget.0.max);
+        let reserved = amounts.reserved.checked_add(more).filter(|reserved| *reserved <= self.budget.max());
         let Some(reserved) = reserved else {
             return Err(Refusal::Never);
         };
-        let above = amounts.at_rest.saturating_add(reserved).saturating_sub(self.budget.0.max);
+        let above = amounts.at_rest.saturating_add(reserved).saturating_sub(self.budget.max());
         if above > 0 {
             return Err(Refusal::Evict(above));
         }

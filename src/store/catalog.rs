@@ -201,6 +201,29 @@ impl Catalog {
         self.run(upstream, repository, move |inner, place| inner.linked(place, kind, &digest)).await.unwrap_or(Link::None)
     }
 
+    /// The size that a manifest of the repository gives the digest, in bytes.
+    pub async fn referenced_size(
+        &self,
+        upstream: &UpstreamName,
+        repository: &RepositoryName,
+        kind: Kind,
+        digest: &Digest,
+    ) -> Option<u64> {
+        let digest = *digest;
+        let read = move |inner: &Inner, place: &Place| {
+            inner.read("read link", |connection| names::referenced_size(connection, place, kind, &digest))
+        };
+        self.run(upstream, repository, read).await.flatten().flatten()
+    }
+
+    /// All upstreams of which a repository refers to the digest.
+    pub async fn claimants(&self, digest: &Digest) -> Vec<UpstreamName> {
+        let (inner, digest) = (Arc::clone(&self.0), *digest);
+        let read = move || inner.read("read origins", |connection| names::origins(connection, &digest));
+        let all = off_thread(read).await.ok().flatten().unwrap_or_default();
+        all.into_iter().map(|(upstream, _)| upstream).collect()
+    }
+
     /// The upstreams that the digest was fetched from. If there is none, then the upstream whose manifests refer to it, if that
     /// is one only.
     pub async fn origins(&self, digest: &Digest) -> Vec<UpstreamName> {

@@ -39,11 +39,6 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// A write to the file of an [`Ingest`](super::Ingest) failed.
-    pub fn write(source: io::Error) -> Self {
-        Self::io(Operation::WritePart, source)
-    }
-
     pub(super) fn io(operation: Operation, source: io::Error) -> Self {
         match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace,

@@ -167,11 +167,7 @@ impl Metrics {
             upstream_ratelimit_remaining.clone(),
         );
         registry.register("fill_joins", "Requests that joined a fill under way", fill_joins.clone());
-        registry.register(
-            "fill_resumes",
-            "Times that a fill asked for the rest of a body that ended early",
-            fill_resumes.clone(),
-        );
+        registry.register("fill_resumes", "Times that a fill asked again after its upstream had failed", fill_resumes.clone());
         registry.register("fills_ended", "Fills that ended, by how", fills_ended.clone());
         registry.register(
             "verification_failures",

@@ -172,11 +172,9 @@ impl Inner {
                 url.set_path(&format!("{base}/tags/list"));
                 url.set_query(Some(query.as_str()).filter(|query| !query.is_empty()));
             }
-            Target::Referrers { digest, artifact_type } => {
+            Target::Referrers { digest, query } => {
                 url.set_path(&format!("{base}/referrers/{digest}"));
-                if let Some(artifact_type) = artifact_type {
-                    url.query_pairs_mut().append_pair("artifactType", artifact_type);
-                }
+                url.set_query(Some(query.as_str()).filter(|query| !query.is_empty()));
             }
         }
         url

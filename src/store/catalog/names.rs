@@ -113,6 +113,24 @@ pub(super) fn linked(connection: &Connection, place: &Place, kind: Kind, digest:
         .map(|link| link.unwrap_or(Link::None))
 }
 
+pub(super) fn referenced_size(
+    connection: &Connection,
+    place: &Place,
+    kind: Kind,
+    digest: &Digest,
+) -> rusqlite::Result<Option<u64>> {
+    connection
+        .prepare_cached(concat!(
+            "SELECT size FROM link WHERE size IS NOT NULL AND repository = ",
+            here!(),
+            " AND kind = ?3 AND digest = ?4"
+        ))?
+        .query_row(params![place.upstream.as_str(), place.repository.as_str(), kind.column(), digest.as_bytes()], |row| {
+            size_column(row, 0)
+        })
+        .optional()
+}
+
 /// The upstreams that have a link to the digest, and whether it was fetched from them.
 pub(super) fn origins(connection: &Connection, digest: &Digest) -> rusqlite::Result<Vec<(UpstreamName, bool)>> {
     connection

@@ -9,16 +9,16 @@ async fn requests_say_what_they_want_and_nothing_more() {
     let server = serve(|_| Reply::new(200).body(CONTENT));
     let registry = registry(config(&format!("{}/prefix/", server.url())));
     let digest = Digest::sha256(b"");
-    let artifact_type = Some("application/vnd.x+json".to_owned());
+    let query = "artifactType=application%2Fvnd.x%2Bjson".to_owned();
     for (target, path, query, accept) in [
         (Target::Manifest("v1".parse().unwrap()), "manifests/v1".to_owned(), "", crate::oci::MANIFEST_ACCEPT),
         (Target::Manifest(Reference::Digest(digest)), format!("manifests/{digest}"), "", crate::oci::MANIFEST_ACCEPT),
         (Target::Blob(digest), format!("blobs/{digest}"), "", "*/*"),
         (Target::Tags { query: String::new() }, "tags/list".to_owned(), "", "application/json"),
         (Target::Tags { query: "n=5&last=a".to_owned() }, "tags/list".to_owned(), "n=5&last=a", "application/json"),
-        (Target::Referrers { digest, artifact_type: None }, format!("referrers/{digest}"), "", MediaType::OCI_INDEX),
+        (Target::Referrers { digest, query: String::new() }, format!("referrers/{digest}"), "", MediaType::OCI_INDEX),
         (
-            Target::Referrers { digest, artifact_type },
+            Target::Referrers { digest, query },
             format!("referrers/{digest}"),
             "artifactType=application%2Fvnd.x%2Bjson",
             MediaType::OCI_INDEX,
