@@ -61,7 +61,7 @@ def test_a_registry_that_is_not_on_the_list_is_never_dialled(larder: Larder) -> 
 
 def test_the_base_is_answered_without_upstream(larder: Larder, hub: Hub) -> None:
     """dockerd's and Podman's first question; both leave a mirror that is slow to answer it."""
-    hub.stop()
+    hub.go_down()
     answer = http.get(larder.address, "/v2/")
     assert answer.status == 200
     assert answer.headers["Docker-Distribution-Api-Version"] == "registry/2.0"
@@ -87,7 +87,8 @@ def test_tags_are_listed_and_paged(larder: Larder, shelf: Shelf) -> None:
 
 def test_referrers_by_the_tag_schema(larder: Larder, hub: Hub, shelf: Shelf) -> None:
     """Upstream has no referrers API, and says so with 404. That is passed on, so that clients look for the tag; and
-    the tag, the SBOM that it lists and cosign's older signature tag are served like any other, also in an outage."""
+    the tag, the SBOM that it lists and cosign's older signature tag are served like any other, also in an outage.
+    """
     subject = shelf.signed.amd64.manifest.digest
     api = http.get(larder.address, f"/v2/library/signed/referrers/{subject}")
     assert api.status == 404
@@ -106,7 +107,7 @@ def test_referrers_by_the_tag_schema(larder: Larder, hub: Hub, shelf: Shelf) -> 
         assert http.get(larder.address, by_cosign).body == signature.data
 
     walk()
-    hub.stop()
+    hub.go_down()
     walk()
 
 
@@ -115,7 +116,11 @@ def test_ranges_of_a_blob(larder: Larder, shelf: Shelf) -> None:
     layer = shelf.tiny.amd64.layers[1]
     target, size = f"/v2/library/tiny/blobs/{layer.digest}", len(layer.blob)
     for _ in range(2):
-        for asked, first, end in (("100-199", 100, 200), ("100000-", 100_000, size), ("-10", size - 10, size)):
+        for asked, first, end in (
+            ("100-199", 100, 200),
+            ("100000-", 100_000, size),
+            ("-10", size - 10, size),
+        ):
             part = http.get(larder.address, target, Range=f"bytes={asked}")
             assert part.status == 206, part
             assert part.headers["Content-Range"] == f"bytes {first}-{end - 1}/{size}"

@@ -17,9 +17,7 @@ def test_without_a_mirror_nothing_can_be_pulled(client: Client, shelf: Shelf) ->
         client.pull(shelf.tiny.name)
 
 
-def test_the_second_pull_costs_upstream_nothing(
-    client: Client, larder: Larder, hub: Hub, shelf: Shelf
-) -> None:
+def test_the_second_pull_costs_upstream_nothing(client: Client, larder: Larder, hub: Hub, shelf: Shelf) -> None:
     """Cold, each blob and each manifest is read once; from then on the cache is enough."""
     client.fetch(shelf.tiny)
     cold = hub.traffic()
@@ -41,9 +39,7 @@ def test_every_kind_of_manifest_by_tag_and_by_digest(client: Client, larder: Lar
 
 
 @pytest.mark.larder(freshness="0s")
-def test_a_tag_is_checked_without_a_counted_request(
-    client: Client, larder: Larder, hub: Hub, shelf: Shelf
-) -> None:
+def test_a_tag_is_checked_without_a_counted_request(client: Client, larder: Larder, hub: Hub, shelf: Shelf) -> None:
     """Docker Hub counts GETs of manifests, not HEADs: checking a tag that did not move is free."""
     client.fetch(shelf.tiny)
     client.clear()

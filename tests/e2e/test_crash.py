@@ -13,9 +13,7 @@ from lib.larder import Larder
 
 
 @pytest.mark.parametrize("name", ["ctr", "dockerd", "podman"])
-def test_killed_in_the_middle_of_a_fill(
-    name: str, larder: Larder, hub: Hub, clients: Fleet, shelf: Shelf
-) -> None:
+def test_killed_in_the_middle_of_a_fill(name: str, larder: Larder, hub: Hub, clients: Fleet, shelf: Shelf) -> None:
     """kill -9 with half of the big layer there; the next pull is right, and so is every file of the cache."""
     client = clients[name]
     client.clear()

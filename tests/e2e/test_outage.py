@@ -19,7 +19,7 @@ def test_what_is_cached_outlives_the_upstream_and_a_restart(
     """By tag and by digest; then Larder starts anew, with nobody upstream to ask, and still has it all."""
     client.fetch(shelf.tiny)
     client.clear()
-    hub.stop()
+    hub.go_down()
 
     for by_digest in (False, True):
         client.fetch(shelf.tiny, by_digest=by_digest)
@@ -33,7 +33,7 @@ def test_what_is_cached_outlives_the_upstream_and_a_restart(
 
 def test_something_new_fails_truthfully_and_soon(larder: Larder, hub: Hub, shelf: Shelf) -> None:
     """Not with 404: the image may well exist."""
-    hub.stop()
+    hub.go_down()
     answer = http.get(larder.address, "/v2/library/tiny/manifests/1")
     assert answer.status in (502, 503, 504)
     assert answer.json()["errors"]
@@ -41,9 +41,9 @@ def test_something_new_fails_truthfully_and_soon(larder: Larder, hub: Hub, shelf
 
 def test_upstream_comes_back(larder: Larder, hub: Hub, shelf: Shelf) -> None:
     """After an outage Larder finds upstream again without being restarted."""
-    hub.stop()
+    hub.go_down()
     path = "/v2/library/tiny/manifests/1"
     assert http.get(larder.address, path).status in (502, 503, 504)
-    hub.start()
+    hub.come_back()
     wait_until(lambda: http.get(larder.address, path).status == 200, "upstream to be asked again", 60)
     assert http.get(larder.address, path).body == shelf.tiny.top.data

@@ -11,9 +11,7 @@ from lib.hub import Hub
 from lib.larder import Larder
 
 
-def test_a_big_image_for_three_clients_is_read_once(
-    larder: Larder, hub: Hub, clients: Fleet, shelf: Shelf
-) -> None:
+def test_a_big_image_for_three_clients_is_read_once(larder: Larder, hub: Hub, clients: Fleet, shelf: Shelf) -> None:
     """dockerd, containerd and podman together; the CDN sends each byte once."""
     crowd = [clients[name] for name in ("dockerd", "cri", "podman")]
     for client in crowd:
@@ -31,10 +29,8 @@ def test_a_big_image_for_three_clients_is_read_once(
         client.clear()
 
 
-def test_a_late_client_gets_at_once_what_has_come(
-    larder: Larder, hub: Hub, clients: Fleet, shelf: Shelf
-) -> None:
-    """Upstream holds a layer back halfway. A second client reads the first half meanwhile, and the rest with the first."""
+def test_a_late_client_gets_at_once_what_has_come(larder: Larder, hub: Hub, clients: Fleet, shelf: Shelf) -> None:
+    """Upstream holds a layer back halfway. A second client reads what is there, and then the rest with the first."""
     layer = max(shelf.big.amd64.layers, key=lambda layer: len(layer.blob))
     half = len(layer.blob) // 2
     first = clients["ctr"]

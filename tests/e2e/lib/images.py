@@ -96,11 +96,7 @@ class PlatformImage:
     @property
     def files(self) -> dict[str, str]:
         """The sha256 in hex of each regular file, by its path without the leading slash."""
-        return {
-            path: hashlib.sha256(data).hexdigest()
-            for layer in self.layers
-            for path, data in layer.files.items()
-        }
+        return {path: hashlib.sha256(data).hexdigest() for layer in self.layers for path, data in layer.files.items()}
 
     @property
     def blobs(self) -> dict[str, bytes]:
@@ -293,7 +289,8 @@ def private(canary: bytes) -> Image:
 
 def signed() -> Image:
     """library/signed: an image with an SBOM as referrer, listed in the tag `sha256-<hex>` (OCI's referrers tag
-    schema), and a signature under cosign's older tag `sha256-<hex>.sig`."""
+    schema), and a signature under cosign's older tag `sha256-<hex>.sig`.
+    """
     layers = self_checking([{"data/a": noise(40, 50_000)}])
     image = platform_image(layers, "amd64")
     empty = b"{}"

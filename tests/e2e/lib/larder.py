@@ -26,9 +26,7 @@ class Settings:
 class Larder:
     """One Larder on a given port, in front of one upstream that it takes for docker.io."""
 
-    def __init__(
-        self, program: Path, address: str, upstream: str, directory: Path, settings: Settings
-    ) -> None:
+    def __init__(self, program: Path, address: str, upstream: str, directory: Path, settings: Settings) -> None:
         """`upstream` is a URL. The same `address` in every test is what the clients are configured with."""
         directory.mkdir(parents=True)
         self.address = address

@@ -44,9 +44,7 @@ class Origin:
             self.push_artifact(image.repository, tag, document, blobs)
         self.push_document(image.repository, image.tag, image.top)
 
-    def push_artifact(
-        self, repository: str, tag: str, document: Document, blobs: Mapping[str, bytes]
-    ) -> None:
+    def push_artifact(self, repository: str, tag: str, document: Document, blobs: Mapping[str, bytes]) -> None:
         """Pushes a manifest that is not an image, with its blobs."""
         for data in blobs.values():
             self.push_blob(repository, data)

@@ -49,9 +49,7 @@ class Curl(AddressedClient):
         repository, _, wanted = reference.rpartition("@") if by_digest else reference.rpartition(":")
         document = self._get(f"{repository}/manifests/{wanted}")
         if "manifests" in document:
-            (chosen,) = (
-                entry for entry in document["manifests"] if entry["platform"]["architecture"] == "amd64"
-            )
+            (chosen,) = (entry for entry in document["manifests"] if entry["platform"]["architecture"] == "amd64")
             document = self._get(f"{repository}/manifests/{chosen['digest']}")
         for entry in [document["config"], *document["layers"]]:
             hexadecimal = entry["digest"].removeprefix("sha256:")

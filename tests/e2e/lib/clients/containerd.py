@@ -15,9 +15,7 @@ from .base import PULL_TIMEOUT, Client, check_in, verify_blob_files, verify_sums
 class Containerd:
     """The daemon, with its own root, socket and hosts.toml."""
 
-    def __init__(
-        self, name: str, directory: Path, isolation: Isolation, mirror: str, programs: Path | None
-    ) -> None:
+    def __init__(self, name: str, directory: Path, isolation: Isolation, mirror: str, programs: Path | None) -> None:
         """`programs` is the root of an unpacked set of packages, or None for the installed one."""
         self.isolation = isolation
         self.root = directory / "root"
@@ -28,8 +26,7 @@ class Containerd:
         hosts = self.hosts / "docker.io" / "hosts.toml"
         hosts.parent.mkdir(parents=True)
         hosts.write_text(
-            'server = "https://registry-1.docker.io"\n'
-            f'[host."http://{mirror}"]\ncapabilities = ["pull", "resolve"]\n'
+            f'server = "https://registry-1.docker.io"\n[host."http://{mirror}"]\ncapabilities = ["pull", "resolve"]\n'
         )
         config = directory / "config.toml"
         config.write_text(

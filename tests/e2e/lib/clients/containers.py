@@ -27,8 +27,7 @@ class ContainersClient(Client):
         )
         (directory / "policy.json").write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
         (directory / "storage.conf").write_text(
-            '[storage]\ndriver = "overlay"\n'
-            f'graphroot = "{directory / "root"}"\nrunroot = "{directory / "run"}"\n'
+            f'[storage]\ndriver = "overlay"\ngraphroot = "{directory / "root"}"\nrunroot = "{directory / "run"}"\n'
         )
 
     def shell(self, script: str) -> str:
@@ -91,9 +90,7 @@ class Skopeo(ContainersClient):
         return self.directory / "copy"
 
     def pull(self, reference: str) -> None:
-        options = (
-            f"--policy {self.directory / 'policy.json'} --registries-conf {self.directory / 'mirrors.conf'}"
-        )
+        options = f"--policy {self.directory / 'policy.json'} --registries-conf {self.directory / 'mirrors.conf'}"
         copy = f"copy --quiet --all --preserve-digests 'docker://{reference}' dir:{self._copy}"
         self.shell(f"skopeo {options} {copy}")
 

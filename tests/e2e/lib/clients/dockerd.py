@@ -17,9 +17,7 @@ DOCKER = "/usr/bin/docker"
 class Dockerd(Client):
     """dockerd with its own data root, socket and containerd."""
 
-    def __init__(
-        self, name: str, directory: Path, isolation: Isolation, mirror: str, programs: Path | None
-    ) -> None:
+    def __init__(self, name: str, directory: Path, isolation: Isolation, mirror: str, programs: Path | None) -> None:
         """`programs` is the root of an unpacked set of packages, or None for the installed one."""
         self.name = name
         self.isolation = isolation

@@ -81,9 +81,7 @@ class Fleet:
     def _containerd(self, client: str) -> Containerd:
         name = client.replace("ctr", "containerd").replace("cri", "containerd")
         if name not in self._daemons:
-            made = Containerd(
-                name, self._directory / name, self._isolation, self._mirror, self._programs(name)
-            )
+            made = Containerd(name, self._directory / name, self._isolation, self._mirror, self._programs(name))
             made.start()
             self._daemons[name] = made
         daemon = self._daemons[name]
