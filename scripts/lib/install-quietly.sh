@@ -20,5 +20,5 @@ DEBIAN_FRONTEND=noninteractive apt-get --quiet=2 --yes --no-install-recommends \
   -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 install "$@"
 
 for package; do
-  dpkg --listfiles "$package" | sed --quiet 's|^/lib/systemd/system/\([^/]*\.\(service\|socket\|timer\)\)$|\1|p'
+  dpkg --listfiles "$package" | sed --quiet --regexp-extended 's#^/lib/systemd/system/([^/@]+\.(service|socket|timer))$#\1#p'
 done | xargs --no-run-if-empty systemctl --quiet --no-reload disable

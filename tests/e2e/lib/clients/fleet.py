@@ -24,7 +24,8 @@ NAMES = (
     "cri-trixie",
     "dockerd",
     "dockerd-trixie",
-    "docker-build",
+    "buildkit",
+    "buildkit-trixie",
 )
 
 
@@ -32,12 +33,14 @@ class Fleet:
     """The clients of one test session, all with `mirror` (`host:port`) as their mirror of docker.io."""
 
     def __init__(self, directory: Path, isolation: Isolation, mirror: str, trixie: Path) -> None:
+        """`trixie` is the root of the packages that are unpacked and not installed."""
         self._directory = directory
         self._isolation = isolation
         self._mirror = mirror
-        self._trixie = trixie
+        self._programs = {"": None, "trixie": trixie}
         self._clients: dict[str, Client] = {}
-        self._daemons: dict[str, Containerd | Dockerd] = {}
+        self._containerds: dict[str, Containerd] = {}
+        self._dockerds: dict[str, Dockerd] = {}
 
     def __getitem__(self, name: str) -> Client:
         """The client of this name, ready to pull."""
@@ -47,52 +50,48 @@ class Fleet:
 
     def stop(self) -> None:
         """Ends the daemons."""
-        for daemon in self._daemons.values():
-            daemon.stop()
+        for containerd in self._containerds.values():
+            containerd.stop()
+        for dockerd in self._dockerds.values():
+            dockerd.stop()
 
     def _make(self, name: str) -> Client:
+        program, _, release = name.partition("-")
         directory = self._directory / name
-        common = (self._isolation, self._mirror)
-        location = f"{self._mirror}/docker.io"
-        match name:
+        by_path = (name, directory, self._isolation, f"{self._mirror}/docker.io")
+        match program:
             case "curl":
-                return Curl(name, directory, *common)
+                return Curl(name, directory, self._isolation, self._mirror)
             case "oras":
-                return Oras(name, directory, *common)
+                return Oras(name, directory, self._isolation, self._mirror)
             case "skopeo":
-                return Skopeo(name, directory, self._isolation, location)
+                return Skopeo(*by_path)
             case "podman":
-                return Podman(name, directory, self._isolation, location)
+                return Podman(*by_path)
             case "buildah":
-                return Buildah(name, directory, self._isolation, location)
-            case "ctr" | "ctr-trixie":
-                return Ctr(name, self._containerd(name))
-            case "cri" | "cri-trixie":
-                return Cri(name, self._containerd(name))
-            case "dockerd" | "dockerd-trixie":
-                return self._dockerd(name)
-            case "docker-build":
-                return DockerBuild(name, self._dockerd("dockerd"))
+                return Buildah(*by_path)
+            case "ctr":
+                return Ctr(name, self._containerd(release))
+            case "cri":
+                return Cri(name, self._containerd(release))
+            case "dockerd":
+                return self._dockerd(release)
+            case "buildkit":
+                return DockerBuild(name, self._dockerd(release))
         raise KeyError(name)
 
-    def _programs(self, name: str) -> Path | None:
-        return self._trixie if name.endswith("-trixie") else None
-
-    def _containerd(self, client: str) -> Containerd:
-        name = client.replace("ctr", "containerd").replace("cri", "containerd")
-        if name not in self._daemons:
-            made = Containerd(name, self._directory / name, self._isolation, self._mirror, self._programs(name))
+    def _containerd(self, release: str) -> Containerd:
+        if release not in self._containerds:
+            name = f"containerd-{release}".strip("-")
+            made = Containerd(name, self._directory / name, self._isolation, self._mirror, self._programs[release])
             made.start()
-            self._daemons[name] = made
-        daemon = self._daemons[name]
-        assert isinstance(daemon, Containerd)
-        return daemon
+            self._containerds[release] = made
+        return self._containerds[release]
 
-    def _dockerd(self, name: str) -> Dockerd:
-        if name not in self._daemons:
-            made = Dockerd(name, self._directory / name, self._isolation, self._mirror, self._programs(name))
+    def _dockerd(self, release: str) -> Dockerd:
+        if release not in self._dockerds:
+            name = f"dockerd-{release}".strip("-")
+            made = Dockerd(name, self._directory / name, self._isolation, self._mirror, self._programs[release])
             made.start()
-            self._daemons[name] = made
-        daemon = self._daemons[name]
-        assert isinstance(daemon, Dockerd)
-        return daemon
+            self._dockerds[release] = made
+        return self._dockerds[release]
