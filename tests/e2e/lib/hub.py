@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
 
 from . import http
 from .process import Daemon, wait_until
@@ -16,6 +16,9 @@ from .process import Daemon, wait_until
 #: The user who may read the private image. The password is a canary as well: it may be in no log.
 ALICE = "alice"
 PASSWORD = f"canary-password-{secrets.token_hex(8)}"
+
+#: The hub's: the API under /v2/, the issuer of tokens, and where blobs are redirected to.
+LISTENERS = ("registry", "token", "cdn")
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Request:
     method: str
     path: str
     query: str
-    headers: list[tuple[str, str]]
+    headers: list[list[str]]
     status: int | None
     body_bytes: int
 
@@ -106,9 +109,8 @@ class Hub:
 
     def __init__(self, program: Path, origin: str, directory: Path) -> None:
         """`origin` is the `host:port` of a plain registry."""
-        self._ready = directory / "ready.json"
         self._daemon = Daemon("hub", [str(program), "--origin", f"http://{origin}"], directory / "hub.log")
-        self._addresses: dict[str, Any] = {}
+        self._urls: dict[str, str] = {}
         self._seen: list[Request] = []
 
     def start(self) -> None:
@@ -126,15 +128,15 @@ class Hub:
     @property
     def url(self) -> str:
         """Where the registry is."""
-        return f"http://{self._addresses['registry']}"
+        return self._urls["registry"]
 
     def go_down(self) -> None:
         """Refuses all connections: the registry's, the token server's and the CDN's."""
-        self.control("PATCH", "/listening", {"registry": False, "token": False, "cdn": False})
+        self.configure(listening=dict.fromkeys(LISTENERS, False))
 
     def come_back(self) -> None:
         """Listens again, on the same ports."""
-        self.control("PATCH", "/listening", {"registry": True, "token": True, "cdn": True})
+        self.configure(listening=dict.fromkeys(LISTENERS, True))
 
     def configure(self, **switches: Any) -> None:
         """Turns switches of the kit's configuration."""
@@ -155,7 +157,7 @@ class Hub:
     def requests(self) -> list[Request]:
         """The requests since the start or since `forget`."""
         fields = Request.__dataclass_fields__
-        records = self.control("GET", "/requests")
+        records = self.control("GET", "/requests")["requests"]
         return [Request(**{name: record[name] for name in fields}) for record in records]
 
     def traffic(self) -> Traffic:
@@ -185,7 +187,7 @@ class Hub:
         """One request to the kit's control listener."""
         payload = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"}
-        answer = http.request(self._addresses["control"], method, target, headers=headers, body=payload)
+        answer = http.request(urlsplit(self._urls["control"]).netloc, method, target, headers=headers, body=payload)
         assert answer.status < 300, (method, target, answer)
         return answer.json() if answer.body else None
 
@@ -198,8 +200,8 @@ class Hub:
 
     def _announced(self) -> bool:
         """The first line that the hub writes says where it listens."""
-        lines = self._daemon.log.read_text().splitlines()
-        if not lines:
+        line, newline, _ = self._daemon.log.read_text().partition("\n")
+        if not newline:
             return False
-        self._addresses = json.loads(lines[0])
+        self._urls = json.loads(line)
         return True
