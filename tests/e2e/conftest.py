@@ -112,6 +112,14 @@ def client(request: pytest.FixtureRequest, clients: Fleet) -> Iterator[Client]:
     made.clear()
 
 
+@pytest.fixture(params=["podman", "cri", "dockerd", "buildkit"])
+def typical(request: pytest.FixtureRequest, clients: Fleet) -> Iterator[Client]:
+    """One client of each family, where the story is more about Larder than about them."""
+    made = clients[request.param]
+    yield made
+    made.clear()
+
+
 @pytest.fixture
 def room(workdir: Path, request: pytest.FixtureRequest) -> Path:
     """A folder for this test alone, named after it."""

@@ -20,11 +20,11 @@ def contents(image: PlatformImage) -> list[bytes]:
 
 
 def test_a_private_image_is_refused_to_everyone_without_a_credential(
-    client: Client, larder: Larder, shelf: Shelf
+    typical: Client, larder: Larder, shelf: Shelf
 ) -> None:
     """Larder asks upstream anonymously here, upstream refuses, and so does Larder."""
     with pytest.raises(CommandFailed):
-        client.pull(shelf.private.name)
+        typical.pull(shelf.private.name)
     assert larder.blob_files() == []
 
 

@@ -13,18 +13,18 @@ from lib.origin import Origin
 
 
 @pytest.mark.larder(freshness="0s")
-def test_a_moved_tag_is_followed_and_the_old_digest_stays(client: Client, larder: Larder, origin: Origin) -> None:
+def test_a_moved_tag_is_followed_and_the_old_digest_stays(typical: Client, larder: Larder, origin: Origin) -> None:
     """Yesterday's image and today's under one tag; yesterday's is still there by its digest."""
     yesterday = images.multi_platform("library/moving", "latest", seed=100)
     today = images.multi_platform("library/moving", "latest", seed=200)
     origin.push(yesterday)
-    client.fetch(yesterday)
-    client.clear()
+    typical.fetch(yesterday)
+    typical.clear()
 
     origin.push(today)
-    client.fetch(today)
-    client.clear()
-    client.fetch(yesterday, by_digest=True)
+    typical.fetch(today)
+    typical.clear()
+    typical.fetch(yesterday, by_digest=True)
 
 
 def test_a_fresh_tag_is_served_without_asking(larder: Larder, hub: Hub, origin: Origin) -> None:
@@ -43,13 +43,13 @@ def test_a_fresh_tag_is_served_without_asking(larder: Larder, hub: Hub, origin: 
 
 @pytest.mark.larder(freshness="0s")
 def test_a_rate_limit_upstream_is_not_the_clients_problem(
-    client: Client, larder: Larder, hub: Hub, shelf: Shelf
+    typical: Client, larder: Larder, hub: Hub, shelf: Shelf
 ) -> None:
     """What is cached is served although upstream answers 429 to every request, HEAD included."""
-    client.fetch(shelf.tiny)
-    client.clear()
+    typical.fetch(shelf.tiny)
+    typical.clear()
     hub.refuse(429, retry_after=60)
-    client.fetch(shelf.tiny)
+    typical.fetch(shelf.tiny)
 
 
 def test_a_rate_limit_on_something_new_is_told_truthfully(larder: Larder, hub: Hub) -> None:

@@ -49,7 +49,7 @@ class Document:
     """A manifest or an index: bytes with a media type."""
 
     media_type: str
-    data: bytes
+    data: bytes = field(repr=False)
 
     @property
     def digest(self) -> str:
@@ -65,9 +65,9 @@ class Document:
 class Layer:
     """A layer: the compressed blob, and the digest of the archive within."""
 
-    blob: bytes
+    blob: bytes = field(repr=False)
     diff_id: str
-    files: Mapping[str, bytes]
+    files: Mapping[str, bytes] = field(repr=False)
 
     @property
     def digest(self) -> str:
@@ -80,8 +80,8 @@ class PlatformImage:
     """One manifest with all that it names."""
 
     manifest: Document
-    config: bytes
-    layers: Sequence[Layer]
+    config: bytes = field(repr=False)
+    layers: Sequence[Layer] = field(repr=False)
 
     @property
     def config_digest(self) -> str:
@@ -118,7 +118,7 @@ class Image:
     amd64: PlatformImage
     index: Document | None = None
     others: Sequence[PlatformImage] = ()
-    artifacts: Mapping[str, tuple[Document, Mapping[str, bytes]]] = field(default_factory=dict)
+    artifacts: Mapping[str, tuple[Document, Mapping[str, bytes]]] = field(default_factory=dict, repr=False)
 
     @property
     def top(self) -> Document:
