@@ -1,1 +1,7 @@
-fn main() {}
+//! The `larder` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    larder::cli::run()
+}

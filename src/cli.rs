@@ -1,0 +1,59 @@
+//! The command line: one file per command. It composes the layers and turns errors into messages and exit codes; it decides
+//! nothing that a layer below could decide.
+
+mod banner;
+mod check_config;
+mod observers;
+mod serve;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Exit code for a configuration that is not accepted.
+const BAD_CONFIG: u8 = 2;
+
+#[derive(Parser)]
+#[command(name = "larder", version, about = "A pull-through caching mirror for container registries", max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve images from the cache, and fetch what is missing from its registry.
+    ///
+    /// Without a configuration, Docker Hub is the default, the other well-known public registries are there by name, and only
+    /// this machine can ask. Every setting can also be given by environment, e.g. LARDER_CACHE__DIR=/srv/larder.
+    Serve {
+        /// The configuration file; see config.example.toml.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Check a configuration file and say what is wrong with it, without starting anything.
+    CheckConfig {
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+}
+
+/// Runs the command that the process was started with.
+pub fn run() -> ExitCode {
+    match Cli::parse().command {
+        Command::Serve { config } => serve::run(config.as_deref()),
+        Command::CheckConfig { file } => check_config::run(&file),
+    }
+}
+
+/// The environment as text. What is not text cannot be meant for us.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+/// Prints why a command failed. The last thing that a command does with an error.
+fn fail(message: impl std::fmt::Display, code: u8) -> ExitCode {
+    eprintln!("larder: {message}");
+    ExitCode::from(code)
+}

@@ -1,0 +1,103 @@
+//! What `larder serve` prints when it listens: where it is, where the cache is, and the lines that point each client at it.
+
+use std::fmt::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+
+/// What there is to tell.
+pub(super) struct Facts<'a> {
+    pub(super) listen: SocketAddr,
+    pub(super) admin: SocketAddr,
+    pub(super) is_tls: bool,
+    pub(super) cache_dir: &'a Path,
+    /// In bytes.
+    pub(super) max_bytes: u64,
+    pub(super) default_upstream: &'a str,
+    pub(super) other_upstreams: Vec<&'a str>,
+}
+
+pub(super) fn text(facts: &Facts<'_>) -> String {
+    let scheme = if facts.is_tls { "https" } else { "http" };
+    let address = reachable(facts.listen);
+    let insecure = if facts.is_tls { "" } else { "\n    insecure = true" };
+    let default = facts.default_upstream;
+    let mut text = format!(
+        "Larder {version} listens on {scheme}://{listen}\n\
+         \x20 cache    {cache} (up to {size})\n\
+         \x20 admin    http://{admin}/metrics /livez /readyz\n\
+         \x20 mirrors  {default}, and by name {others}\n",
+        version = env!("CARGO_PKG_VERSION"),
+        listen = facts.listen,
+        cache = facts.cache_dir.display(),
+        size = gigabytes(facts.max_bytes),
+        admin = facts.admin,
+        others = facts.other_upstreams.join(", "),
+    );
+    let _ = write!(
+        text,
+        r#"
+To pull through it, on this machine:
+
+  Docker           /etc/docker/daemon.json
+    {{ "registry-mirrors": ["{scheme}://{address}"] }}
+
+  containerd       /etc/containerd/certs.d/_default/hosts.toml
+    [host."{scheme}://{address}"]
+    capabilities = ["pull", "resolve"]
+
+  Podman, CRI-O, Skopeo, Buildah    /etc/containers/registries.conf.d/larder.conf
+    [[registry]]
+    prefix = "{default}"
+    location = "{default}"
+    [[registry.mirror]]
+    location = "{address}/{default}"{insecure}
+
+"#
+    );
+    text
+}
+
+/// An address that clients on this machine can use.
+fn reachable(listen: SocketAddr) -> SocketAddr {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listen.port())
+}
+
+fn gigabytes(bytes: u64) -> String {
+    let gigabytes = bytes as f64 / 1e9;
+    if gigabytes < 10.0 { format!("{gigabytes:.2} GB") } else { format!("{gigabytes:.0} GB") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lines_to_paste_name_an_address_that_can_be_reached() {
+        let facts = Facts {
+            listen: "0.0.0.0:5050".parse().unwrap(),
+            admin: "127.0.0.1:5051".parse().unwrap(),
+            is_tls: false,
+            cache_dir: Path::new("/var/cache/larder"),
+            max_bytes: 1_500_000_000,
+            default_upstream: "docker.io",
+            other_upstreams: vec!["ghcr.io", "quay.io"],
+        };
+        let text = text(&facts);
+        for line in [
+            "Larder ",
+            "/var/cache/larder (up to 1.50 GB)",
+            "docker.io, and by name ghcr.io, quay.io",
+            r#"{ "registry-mirrors": ["http://127.0.0.1:5050"] }"#,
+            r#"[host."http://127.0.0.1:5050"]"#,
+            r#"location = "127.0.0.1:5050/docker.io""#,
+            "insecure = true",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! Joins the layers to the metrics: layers tell what happens, metrics count it, and neither knows the other.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::fill::{self, FillError, Source};
+use crate::mirror::{CacheOutcome, Mirror};
+use crate::oci::UpstreamName;
+use crate::telemetry::{Levels, Metrics};
+use crate::upstream;
+
+/// The words for what the cache can do, as metrics know them.
+pub(super) fn outcomes() -> Vec<&'static str> {
+    CacheOutcome::ALL.iter().map(|outcome| outcome.as_str()).collect()
+}
+
+/// Counts what upstreams are asked.
+pub(super) struct UpstreamCounts(pub(super) Arc<Metrics>);
+
+impl upstream::Observer for UpstreamCounts {
+    fn asked(&self, upstream: &UpstreamName, kind: &'static str, _: &'static str, outcome: upstream::Outcome, took: Duration) {
+        self.0.upstream_asked(upstream.as_str(), kind, outcome.status(), took);
+    }
+
+    fn received(&self, upstream: &UpstreamName, bytes: u64) {
+        self.0.upstream_received(upstream.as_str(), bytes);
+    }
+
+    fn rate_limit(&self, upstream: &UpstreamName, remaining: u64) {
+        self.0.upstream_rate_limit(upstream.as_str(), remaining);
+    }
+}
+
+/// Counts what fills do, and raises the alarm where an upstream sends other bytes than it should.
+pub(super) struct FillCounts(pub(super) Arc<Metrics>);
+
+impl fill::Observer for FillCounts {
+    fn joined(&self) {
+        self.0.fill_joined();
+    }
+
+    fn ended(&self, source: &Source, error: Option<&FillError>) {
+        let upstream = source.upstream.as_str();
+        match error {
+            None => self.0.fill_ended("stored"),
+            Some(error) if error.is_local() => {
+                tracing::warn!(upstream, repository = %source.repository, %error, "a blob could not be kept");
+                self.0.fill_ended("not-stored");
+            }
+            Some(error) => {
+                if error.is_integrity_failure() {
+                    tracing::error!(upstream, repository = %source.repository, %error, "wrong bytes from an upstream; they are not kept");
+                    self.0.verification_failed(upstream);
+                } else {
+                    tracing::warn!(upstream, repository = %source.repository, %error, "a blob could not be fetched");
+                }
+                self.0.fill_ended("failed");
+            }
+        }
+    }
+
+    fn resumed(&self, source: &Source) {
+        self.0.fill_resumed(source.upstream.as_str());
+    }
+}
+
+/// What the metrics show of the mirror's state.
+pub(super) fn levels(mirror: &Mirror) -> Levels {
+    let store = mirror.store().stats();
+    Levels {
+        fills_in_flight: mirror.fills().count() as u64,
+        cache_bytes: store.bytes,
+        cache_reserved_bytes: store.reserved,
+        cache_capacity_bytes: store.max_bytes,
+        cache_blobs: store.blobs,
+        evictions: store.evictions,
+        evicted_bytes: store.evicted_bytes,
+        disk_errors: store.disk_errors.iter().map(|(_, count)| count).sum(),
+    }
+}

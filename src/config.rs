@@ -1,0 +1,216 @@
+//! What the operator decides: one TOML file, overlaid by `LARDER_…` environment variables, checked as a whole before anything
+//! starts. It reads small files (the configuration, passwords, certificates) and never opens a socket or touches the cache.
+
+mod address;
+mod built_in;
+mod cache_dir;
+mod credential;
+mod duration;
+mod environment;
+mod error;
+mod file;
+mod keys;
+mod settings;
+mod size;
+mod suggest;
+mod upstream;
+mod upstreams;
+mod value;
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use address::AddressError;
+pub use duration::DurationError;
+pub use error::{ConfigError, Finding, Place, Problem};
+pub use keys::{Fallback, KEYS, Key, Kind, Table};
+pub use size::{MaxSize, SizeError};
+pub use suggest::Hint;
+pub use upstream::{Credential, UpstreamConfig};
+pub use value::ValueError;
+
+use settings::{Section, SectionReader, Settings};
+
+/// Everything that can be configured, checked. What each key does for an operator is said in [`KEYS`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Where clients are served.
+    pub listen: SocketAddr,
+    pub admin: AdminConfig,
+    pub cache: CacheConfig,
+    pub freshness: FreshnessConfig,
+    /// Clients are served over TLS if this is there, and in plain HTTP otherwise.
+    pub tls: Option<TlsConfig>,
+    pub log: LogConfig,
+    pub limits: LimitsConfig,
+    pub timeouts: TimeoutsConfig,
+    /// Every upstream there is, ordered by name. Exactly one is the default; no name, alias or host belongs to two of them.
+    pub upstreams: Vec<UpstreamConfig>,
+}
+
+/// The listener of health and metrics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdminConfig {
+    pub listen: SocketAddr,
+}
+
+/// The disk cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheConfig {
+    pub dir: PathBuf,
+    pub max_size: MaxSize,
+}
+
+/// How long answers are reused without asking (RFC 9111, section 4.2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FreshnessConfig {
+    /// Zero: an upstream is asked for every pull by tag.
+    pub tags: Duration,
+    /// Zero: absence is not remembered. At most a minute.
+    pub missing: Duration,
+}
+
+/// The files of the server's certificate. Both could be opened when the configuration was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// PEM, the server's own certificate first.
+    pub cert: PathBuf,
+    /// PEM.
+    pub key: PathBuf,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    pub format: LogFormat,
+    pub level: tracing::Level,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One object a line, for machines.
+    Json,
+}
+
+/// Bounds on what clients may use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LimitsConfig {
+    pub max_connections: NonZeroUsize,
+    pub max_connections_per_client: NonZeroUsize,
+}
+
+/// How long Larder waits, per phase. None is zero, none is over an hour.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TimeoutsConfig {
+    /// Name resolution, TCP and TLS together.
+    pub connect: Duration,
+    /// Until the header of an upstream's answer.
+    pub headers: Duration,
+    /// Everything before a client gets its first header: tokens, redirects and repeated tries included.
+    pub answer: Duration,
+    /// Without a byte of a body.
+    pub stall: Duration,
+}
+
+impl Config {
+    /// Reads `file`, if there is one, lays the `LARDER_…` variables of `environment` over it and checks the result.
+    /// With neither, that is the default configuration: Docker Hub and the other well-known public registries.
+    ///
+    /// `environment` is the whole environment of the process: the default of `cache.dir` depends on it as well.
+    ///
+    /// # Errors
+    ///
+    /// Everything that could be found wrong at once, each finding with the place where it stands.
+    pub fn load(file: Option<&Path>, environment: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
+        let environment: Vec<(String, String)> = environment.into_iter().collect();
+        let mut settings = Settings::default();
+        if let Some(path) = file {
+            file::read(path, &mut settings);
+        }
+        environment::overlay(&environment, &mut settings);
+        let config = Self::build(&mut settings, &environment);
+        settings.finish()?;
+        Ok(config)
+    }
+
+    /// What is wrong is noted in `settings`, and a default stands in for it so that the rest can be checked.
+    fn build(settings: &mut Settings, environment: &[(String, String)]) -> Self {
+        let config = Self {
+            listen: settings.section(Section::Top).value("listen", value::socket_address),
+            admin: admin(settings.section(Section::Named("admin"))),
+            cache: cache(settings.section(Section::Named("cache")), environment),
+            freshness: freshness(settings.section(Section::Named("freshness"))),
+            tls: tls(settings.section(Section::Named("tls"))),
+            log: log(settings.section(Section::Named("log"))),
+            limits: limits(settings.section(Section::Named("limits"))),
+            timeouts: timeouts(settings.section(Section::Named("timeouts"))),
+            upstreams: upstreams::build(settings),
+        };
+        if config.listen == config.admin.listen && config.listen.port() != 0 {
+            settings.note_at_one_of(
+                &[(Section::Named("admin"), "listen"), (Section::Top, "listen")],
+                Problem::SameAddress(config.listen),
+            );
+        }
+        config
+    }
+}
+
+fn admin(mut section: SectionReader<'_>) -> AdminConfig {
+    AdminConfig { listen: section.value("listen", value::socket_address) }
+}
+
+fn cache(mut section: SectionReader<'_>, environment: &[(String, String)]) -> CacheConfig {
+    CacheConfig {
+        dir: section.path("dir").map_or_else(|| cache_dir::usual(environment), |dir| dir.value),
+        max_size: section.value("max_size", value::max_size),
+    }
+}
+
+fn freshness(mut section: SectionReader<'_>) -> FreshnessConfig {
+    FreshnessConfig { tags: section.value("tags", value::duration), missing: section.value("missing", value::at_most_a_minute) }
+}
+
+fn tls(mut section: SectionReader<'_>) -> Option<TlsConfig> {
+    let says_both = section.says("cert") && section.says("key");
+    let (cert, key) = (section.path("cert"), section.path("key"));
+    if !says_both {
+        let (given, missing, place) = match (cert, key) {
+            (Some(cert), _) => ("cert", "key", cert.place),
+            (None, Some(key)) => ("key", "cert", key.place),
+            (None, None) => return None,
+        };
+        section.note(place, Problem::LonelyTls { given, missing });
+        return None;
+    }
+    let (cert, key) = (cert?, key?);
+    for file in [&cert, &key] {
+        if let Err(error) = std::fs::File::open(&file.value) {
+            section.note(file.place.clone(), Problem::FileUnreadable { file: file.value.clone(), error });
+        }
+    }
+    Some(TlsConfig { cert: cert.value, key: key.value })
+}
+
+fn log(mut section: SectionReader<'_>) -> LogConfig {
+    LogConfig { format: section.value("format", value::log_format), level: section.value("level", value::log_level) }
+}
+
+fn limits(mut section: SectionReader<'_>) -> LimitsConfig {
+    LimitsConfig {
+        max_connections: section.value("max_connections", value::count),
+        max_connections_per_client: section.value("max_connections_per_client", value::count),
+    }
+}
+
+fn timeouts(mut section: SectionReader<'_>) -> TimeoutsConfig {
+    TimeoutsConfig {
+        connect: section.value("connect", value::timeout),
+        headers: section.value("headers", value::timeout),
+        answer: section.value("answer", value::timeout),
+        stall: section.value("stall", value::timeout),
+    }
+}

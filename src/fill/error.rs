@@ -1,0 +1,37 @@
+//! Why content did not arrive.
+
+use crate::oci::Digest;
+use crate::upstream::UpstreamError;
+
+/// Why a fill ended without its content at rest. Cloned to every reader.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum FillError {
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    /// The upstream's bytes are not what they should be: never kept, never served whole.
+    #[error("the upstream's bytes hash to {actual}, which is not what was asked for")]
+    WrongDigest { actual: Digest },
+    #[error("the upstream has {actual} bytes where {expected} were expected")]
+    WrongSize { expected: u64, actual: u64 },
+    /// There is no room in the cache: the content can pass through, but not be kept.
+    #[error("the cache has no room for it")]
+    NoSpace,
+    /// The disk failed while the content arrived.
+    #[error("the cache's disk failed: {0}")]
+    Disk(String),
+    /// The task that drove the fill ended without a word: a defect of ours.
+    #[error("the fill was abandoned")]
+    Abandoned,
+}
+
+impl FillError {
+    /// Whether the upstream sent something other than what was asked for.
+    pub fn is_integrity_failure(&self) -> bool {
+        matches!(self, Self::WrongDigest { .. } | Self::WrongSize { .. })
+    }
+
+    /// Whether the cache rather than the upstream is the cause, so that the content can still pass through.
+    pub fn is_local(&self) -> bool {
+        matches!(self, Self::NoSpace | Self::Disk(_))
+    }
+}

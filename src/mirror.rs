@@ -1,0 +1,163 @@
+//! The decisions of the mirror: which upstream a request means, who may read what, what is fresh, what is fetched.
+//! It speaks to fills, the store and the upstreams, and knows neither HTTP nor status codes.
+
+mod access;
+mod blobs;
+mod error;
+mod listings;
+mod manifests;
+mod outcome;
+mod routing;
+mod tags;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::fill::Fills;
+use crate::oci::{Digest, MediaType, RepositoryName, Tag, UpstreamName};
+use crate::store::{Kind, Store, TagRecord};
+use crate::util::{Clock, SingleFlight};
+
+pub use blobs::{BlobAnswer, BlobHead};
+pub use error::MirrorError;
+pub use listings::{Page, ReferrersAnswer, TagsAnswer};
+pub use manifests::{ManifestAnswer, Want};
+pub use outcome::{CacheOutcome, Lookup, StaleReason};
+pub use routing::{Address, Place, RoutingError, Upstream, Upstreams};
+
+/// How much memory documents may take that are hot: manifests, and listings apart from them, in bytes each.
+const DOCUMENTS_IN_MEMORY: u64 = 16 << 20;
+
+/// How many small facts (tags, links, absences) are kept in memory, of each kind.
+const FACTS_IN_MEMORY: u64 = 100_000;
+
+/// How long what is known is taken as true.
+#[derive(Clone, Copy, Debug)]
+pub struct Freshness {
+    /// For how long a tag (or a listing) is served without asking its upstream.
+    pub tags: Duration,
+    /// For how long an upstream's 404 is remembered.
+    pub missing: Duration,
+}
+
+/// The mirror. Cheap to clone.
+#[derive(Clone)]
+pub struct Mirror {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    upstreams: Upstreams,
+    store: Store,
+    fills: Fills,
+    clock: Arc<dyn Clock>,
+    freshness: Freshness,
+    /// Verified manifests that are hot.
+    documents: moka::sync::Cache<Digest, Arc<Document>>,
+    /// Tags as last seen upstream. May be ahead of the catalog, which records a tag's move only with its content.
+    tags: moka::sync::Cache<TagKey, TagRecord>,
+    /// Tags that moved to a manifest which nobody has fetched yet.
+    awaiting_content: moka::sync::Cache<ContentKey, Arc<Vec<Tag>>>,
+    /// What is known to be readable where (a memory of the catalog's links).
+    readable: moka::sync::Cache<ContentKey, ()>,
+    /// What upstreams have said they have not.
+    missing: moka::sync::Cache<MissingKey, ()>,
+    listings: moka::sync::Cache<listings::Key, Arc<listings::Listing>>,
+    fetches: SingleFlight<ContentKey, Result<Arc<Document>, MirrorError>>,
+    resolutions: SingleFlight<TagKey, Result<TagRecord, MirrorError>>,
+    confirmations: SingleFlight<ContentKey, Result<Option<u64>, MirrorError>>,
+    listing_fetches: SingleFlight<listings::Key, Result<Arc<listings::Listing>, MirrorError>>,
+}
+
+/// A manifest, verified.
+#[derive(Debug)]
+pub(crate) struct Document {
+    pub(crate) digest: Digest,
+    pub(crate) media_type: MediaType,
+    pub(crate) bytes: Bytes,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct TagKey {
+    upstream: UpstreamName,
+    repository: RepositoryName,
+    tag: Tag,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct ContentKey {
+    upstream: UpstreamName,
+    repository: RepositoryName,
+    kind: Kind,
+    digest: Digest,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum MissingKey {
+    Tag(TagKey),
+    Content(ContentKey),
+    Listing(listings::Key),
+}
+
+impl Mirror {
+    pub fn new(upstreams: Upstreams, store: Store, fills: Fills, clock: Arc<dyn Clock>, freshness: Freshness) -> Self {
+        let facts = || FACTS_IN_MEMORY;
+        let shared = Shared {
+            upstreams,
+            store,
+            fills,
+            clock,
+            freshness,
+            documents: moka::sync::Cache::builder()
+                .max_capacity(DOCUMENTS_IN_MEMORY)
+                .weigher(|_, document: &Arc<Document>| weight(document.bytes.len()))
+                .build(),
+            tags: moka::sync::Cache::new(facts()),
+            awaiting_content: moka::sync::Cache::builder().max_capacity(facts()).time_to_live(Duration::from_secs(3600)).build(),
+            readable: moka::sync::Cache::new(facts()),
+            missing: moka::sync::Cache::builder().max_capacity(facts()).time_to_live(freshness.missing).build(),
+            listings: moka::sync::Cache::builder()
+                .max_capacity(DOCUMENTS_IN_MEMORY)
+                .weigher(|_, listing: &Arc<listings::Listing>| weight(listing.body.len()))
+                .build(),
+            fetches: SingleFlight::new(),
+            resolutions: SingleFlight::new(),
+            confirmations: SingleFlight::new(),
+            listing_fetches: SingleFlight::new(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Which repository of which upstream `address` means.
+    ///
+    /// # Errors
+    /// [`RoutingError`] if it means none, or two.
+    pub fn route(&self, address: &Address<'_>) -> Result<Place, RoutingError> {
+        self.shared.upstreams.route(address)
+    }
+
+    pub fn upstreams(&self) -> &Upstreams {
+        &self.shared.upstreams
+    }
+
+    pub fn store(&self) -> &Store {
+        &self.shared.store
+    }
+
+    pub fn fills(&self) -> &Fills {
+        &self.shared.fills
+    }
+
+    /// Whether what was checked at `checked_at` (milliseconds) can be taken as true now. A clock that was set back makes it stale, no more.
+    fn is_fresh(&self, checked_at: i64) -> bool {
+        let age = self.shared.clock.unix_millis().checked_sub(checked_at);
+        age.and_then(|age| u128::try_from(age).ok()).is_some_and(|age| age < self.shared.freshness.tags.as_millis())
+    }
+}
+
+/// What an entry of `len` bytes weighs in a cache that is bounded by bytes, with its key and its bookkeeping.
+fn weight(len: usize) -> u32 {
+    u32::try_from(len + 256).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,133 @@
+//! Who may read what: decided per (upstream, repository, digest), never per digest. That content is on our disk does not mean that
+//! the repository named in a request has it.
+
+use super::{ContentKey, Mirror, MirrorError, MissingKey, Place};
+use crate::oci::{Digest, Reference};
+use crate::store::{Kind, Link};
+use crate::upstream::{Head, Method, Question, Target, UpstreamError};
+
+/// What is known of a repository's right to content, before anybody is asked.
+pub(super) enum Access {
+    /// It has it. The size is known where a manifest told it.
+    Granted { size: Option<u64> },
+    /// Only the upstream can tell.
+    Unproven { size: Option<u64> },
+}
+
+impl Access {
+    pub(super) fn size(&self) -> Option<u64> {
+        match self {
+            Self::Granted { size } | Self::Unproven { size } => *size,
+        }
+    }
+}
+
+impl ContentKey {
+    pub(super) fn new(place: &Place, kind: Kind, digest: &Digest) -> Self {
+        Self { upstream: place.upstream.name.clone(), repository: place.repository.clone(), kind, digest: *digest }
+    }
+
+    /// The word for it in errors.
+    pub(super) fn what(&self) -> &'static str {
+        match self.kind {
+            Kind::Manifest => "manifest",
+            Kind::Blob => "blob",
+        }
+    }
+
+    pub(super) fn target(&self) -> Target {
+        match self.kind {
+            Kind::Manifest => Target::Manifest(Reference::Digest(self.digest)),
+            Kind::Blob => Target::Blob(self.digest),
+        }
+    }
+}
+
+impl Mirror {
+    /// What the catalog knows of the right of `place` to `digest`.
+    pub(super) async fn access(&self, place: &Place, key: &ContentKey) -> Access {
+        if self.shared.readable.contains_key(key) {
+            return Access::Granted { size: None };
+        }
+        let catalog = self.shared.store.catalog();
+        match catalog.linked(&key.upstream, &key.repository, key.kind, &key.digest).await {
+            Link::Fetched => {
+                self.shared.readable.insert(key.clone(), ());
+                Access::Granted { size: None }
+            }
+            Link::Referenced { size } if self.reference_suffices(place, &key.digest).await => {
+                self.shared.readable.insert(key.clone(), ());
+                Access::Granted { size: Some(size) }
+            }
+            Link::Referenced { size } => Access::Unproven { size: Some(size) },
+            Link::None => Access::Unproven { size: None },
+        }
+    }
+
+    /// Whether a manifest's mention of `digest` is proof enough. It is where the content came from the same upstream, or from one
+    /// that anybody can read. Else a hostile upstream could name the digest of somebody's private content and have us serve it.
+    async fn reference_suffices(&self, place: &Place, digest: &Digest) -> bool {
+        let origins = self.shared.store.catalog().origins(digest).await;
+        origins.iter().any(|origin| {
+            *origin == place.upstream.name
+                || self.shared.upstreams.get(origin.as_str()).is_some_and(|upstream| upstream.is_anonymous)
+        })
+    }
+
+    /// Notes that `place` has the content.
+    pub(super) async fn grant(&self, key: &ContentKey) {
+        if self.shared.readable.contains_key(key) {
+            return;
+        }
+        self.shared.store.catalog().link(&key.upstream, &key.repository, key.kind, &key.digest).await;
+        self.shared.readable.insert(key.clone(), ());
+        self.shared.missing.invalidate(&MissingKey::Content(key.clone()));
+    }
+
+    /// Fails if the upstream said a moment ago that it has no such content.
+    pub(super) fn not_known_missing(&self, key: &ContentKey) -> Result<(), MirrorError> {
+        if self.shared.missing.contains_key(&MissingKey::Content(key.clone())) {
+            return Err(MirrorError::Unknown(key.what()));
+        }
+        Ok(())
+    }
+
+    /// Has the upstream confirm that `place` has the content, by a HEAD that all who wait share. Gives its size in bytes, if told.
+    pub(super) async fn confirm(&self, place: &Place, key: &ContentKey) -> Result<Option<u64>, MirrorError> {
+        self.not_known_missing(key)?;
+        let (result, _) = self
+            .shared
+            .confirmations
+            .run(key.clone(), || {
+                let (mirror, place, key) = (self.clone(), place.clone(), key.clone());
+                async move {
+                    let head = mirror.head(&place, key.target()).await.map_err(|error| mirror.note_absence(&key, error))?;
+                    mirror.grant(&key).await;
+                    Ok(head.content_length)
+                }
+            })
+            .await;
+        result.unwrap_or_else(|| Err(MirrorError::abandoned()))
+    }
+
+    /// Asks the upstream for the headers alone. Where it does not know HEAD, a GET is begun and not read.
+    pub(super) async fn head(&self, place: &Place, target: Target) -> Result<Head, UpstreamError> {
+        let question = |method| Question { repository: place.repository.clone(), target: target.clone(), method };
+        match place.upstream.origin.ask(question(Method::Head)).await {
+            Ok(answer) => Ok(answer.head),
+            Err(UpstreamError::Status { status: 400 | 405 | 501 }) => {
+                Ok(place.upstream.origin.ask(question(Method::Get)).await?.head)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Turns an upstream's error into ours, and remembers a 404 for a while.
+    pub(super) fn note_absence(&self, key: &ContentKey, error: UpstreamError) -> MirrorError {
+        if matches!(error, UpstreamError::NotFound) {
+            self.shared.readable.invalidate(key);
+            self.shared.missing.insert(MissingKey::Content(key.clone()), ());
+        }
+        MirrorError::from_upstream(error, key.what())
+    }
+}

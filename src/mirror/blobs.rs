@@ -1,0 +1,133 @@
+//! Blobs: at rest, in flight, or to be fetched.
+
+use std::sync::Arc;
+
+use super::access::Access;
+use super::{CacheOutcome, ContentKey, Lookup, Mirror, MirrorError, Place};
+use crate::fill::{Fill, FillError, Joined, Readable, Source, Through};
+use crate::oci::Digest;
+use crate::store::{Content, Kind};
+
+/// A blob that can be read.
+pub struct BlobAnswer {
+    pub content: Readable,
+    pub lookup: Lookup,
+}
+
+/// What is known of a blob that nobody wants to read.
+pub struct BlobHead {
+    /// In bytes; unknown where the upstream does not tell.
+    pub size: Option<u64>,
+    pub lookup: Lookup,
+}
+
+impl Mirror {
+    /// The blob `digest` of `place`, to be read. Returns as soon as there is something to read: at once if it is at rest or in
+    /// flight, else when the upstream has answered.
+    ///
+    /// # Errors
+    /// [`MirrorError`] if there is nothing to read.
+    pub async fn blob(&self, place: &Place, digest: &Digest) -> Result<BlobAnswer, MirrorError> {
+        let key = ContentKey::new(place, Kind::Blob, digest);
+        let (at_rest, access) = self.blob_at_rest(place, &key).await?;
+        match at_rest {
+            Some((content, lookup)) => Ok(BlobAnswer { content: Readable::AtRest(content), lookup }),
+            None => self.fetch_blob(place, &key, access).await,
+        }
+    }
+
+    /// What is known of the blob `digest` of `place`. Never fetches its body.
+    ///
+    /// # Errors
+    /// [`MirrorError`] if there is no such blob, or nobody can tell.
+    pub async fn blob_head(&self, place: &Place, digest: &Digest) -> Result<BlobHead, MirrorError> {
+        let key = ContentKey::new(place, Kind::Blob, digest);
+        let (at_rest, access) = self.blob_at_rest(place, &key).await?;
+        if let Some((content, lookup)) = at_rest {
+            return Ok(BlobHead { size: Some(content.size), lookup });
+        }
+        // A fill of the same repository says what a HEAD upstream would say.
+        if let Some(fill) = self.shared.fills.get(digest).filter(|fill| fill.source().is(&source_of(place)))
+            && let Ok(size) = fill.opened().await
+        {
+            return Ok(BlobHead { size, lookup: Lookup::of(CacheOutcome::Joined) });
+        }
+        let size = self.confirm(place, &key).await?;
+        Ok(BlobHead { size: size.or(access.size()), lookup: Lookup::of(CacheOutcome::Forwarded) })
+    }
+
+    /// The blob as it lies on the disk, once `place` is known to have it; and what was known of that before.
+    async fn blob_at_rest(&self, place: &Place, key: &ContentKey) -> Result<(Option<(Content, Lookup)>, Access), MirrorError> {
+        let access = self.access(place, key).await;
+        let Some(content) = self.shared.store.get(&key.digest).await else {
+            return Ok((None, access));
+        };
+        let outcome = match access {
+            Access::Granted { .. } => CacheOutcome::Hit,
+            Access::Unproven { .. } => {
+                self.confirm(place, key).await?;
+                CacheOutcome::Revalidated
+            }
+        };
+        Ok((Some((content, Lookup::of(outcome))), access))
+    }
+
+    async fn fetch_blob(&self, place: &Place, key: &ContentKey, access: Access) -> Result<BlobAnswer, MirrorError> {
+        self.not_known_missing(key)?;
+        let source = source_of(place);
+        let mut joined_another = false;
+        loop {
+            let (fill, outcome) = match self.shared.fills.fill(key.digest, &source, access.size()) {
+                Joined::Began(fill) => (fill, CacheOutcome::Miss),
+                Joined::InFlight(fill) => (fill, CacheOutcome::Joined),
+                Joined::Broken(error) => return Err(MirrorError::Broken(error)),
+            };
+            let of_this_place = fill.source().is(&source);
+            // The fill's own answer proves that the repository it reads from has the content, and no other.
+            if !of_this_place && matches!(access, Access::Unproven { .. }) {
+                self.confirm(place, key).await?;
+            }
+            match self.opened(place, key, fill).await {
+                Ok(content @ Readable::Through(_)) => {
+                    return Ok(BlobAnswer { content, lookup: Lookup::of(CacheOutcome::PassedThrough) });
+                }
+                Ok(content) => return Ok(BlobAnswer { content, lookup: Lookup::of(outcome) }),
+                // Another repository's failure says nothing about ours.
+                Err(_) if !of_this_place && !joined_another => joined_another = true,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Waits for `fill` to have something to read. Where the cache cannot keep it, the content passes through instead.
+    async fn opened(&self, place: &Place, key: &ContentKey, fill: Arc<Fill>) -> Result<Readable, MirrorError> {
+        match fill.opened().await {
+            Ok(_) => {
+                self.grant(key).await;
+                Ok(Readable::InFlight(fill))
+            }
+            Err(error) if error.is_local() => {
+                tracing::warn!(blob.digest = %key.digest, upstream = %key.upstream, %error, "passing a blob through without keeping it");
+                let through =
+                    Through::open(source_of(place), key.digest, None).await.map_err(|error| self.fill_error(key, error))?;
+                Ok(Readable::Through(Arc::new(through)))
+            }
+            Err(error) => Err(self.fill_error(key, error)),
+        }
+    }
+
+    fn fill_error(&self, key: &ContentKey, error: FillError) -> MirrorError {
+        match error {
+            FillError::Upstream(error) => self.note_absence(key, error),
+            error => MirrorError::from_fill(error),
+        }
+    }
+}
+
+fn source_of(place: &Place) -> Source {
+    Source {
+        upstream: place.upstream.name.clone(),
+        repository: place.repository.clone(),
+        origin: Arc::clone(&place.upstream.origin),
+    }
+}

@@ -1,0 +1,74 @@
+//! Why the mirror has nothing to answer with. The server maps these to status codes, in one place.
+
+use std::time::Duration;
+
+use crate::fill::FillError;
+use crate::oci::ManifestError;
+use crate::upstream::UpstreamError;
+
+/// Why a request cannot be answered with content. Cheap to clone: one error may answer many waiting clients.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum MirrorError {
+    /// The upstream, asked now or a moment ago, has no such thing.
+    #[error("the upstream has no such {0}")]
+    Unknown(&'static str),
+    #[error(transparent)]
+    Upstream(UpstreamError),
+    /// The upstream's answer is not what it should be.
+    #[error("the upstream's answer is not acceptable: {0}")]
+    Unacceptable(String),
+    /// Part of the image can be neither served nor fetched: a client is better off asking its next host for all of it.
+    #[error("the cached image is incomplete, and the rest cannot be fetched: {0}")]
+    Incomplete(UpstreamError),
+    /// The same content broke in mid-body a moment ago.
+    #[error("the last transfer of this content broke: {0}")]
+    Broken(FillError),
+    #[error("the cache failed: {0}")]
+    Cache(String),
+}
+
+impl MirrorError {
+    pub(super) fn from_upstream(error: UpstreamError, what: &'static str) -> Self {
+        match error {
+            UpstreamError::NotFound => Self::Unknown(what),
+            error => Self::Upstream(error),
+        }
+    }
+
+    pub(super) fn from_fill(error: FillError) -> Self {
+        match error {
+            FillError::Upstream(error) => Self::from_upstream(error, "blob"),
+            error if error.is_integrity_failure() => Self::Unacceptable(error.to_string()),
+            error => Self::Cache(error.to_string()),
+        }
+    }
+
+    /// A task of ours ended without a result.
+    pub(super) fn abandoned() -> Self {
+        Self::Cache("the task that fetched it was abandoned".to_owned())
+    }
+
+    /// Why what is cached may be served instead although it is stale: the upstream did not say that it is wrong.
+    /// `None` if it did.
+    pub(super) fn permits_stale(&self) -> Option<&UpstreamError> {
+        match self {
+            Self::Upstream(error) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// After how long it is worth to ask again, if the upstream told.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Upstream(UpstreamError::RateLimited { retry_after })
+            | Self::Incomplete(UpstreamError::RateLimited { retry_after }) => *retry_after,
+            _ => None,
+        }
+    }
+}
+
+impl From<ManifestError> for MirrorError {
+    fn from(error: ManifestError) -> Self {
+        Self::Unacceptable(error.to_string())
+    }
+}

@@ -1,0 +1,233 @@
+//! Manifests: by digest, from the cache or by one fetch, and verified before the first byte is sent.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
+
+use super::access::Access;
+use super::{CacheOutcome, ContentKey, Document, Lookup, Mirror, MirrorError, Place};
+use crate::oci::{Digest, MANIFEST_MAX_BYTES, Manifest, MediaType, Reference};
+use crate::store::{Kind, StoreError};
+use crate::upstream::{Answer, Body, Head, Method, Question, Target, UpstreamError};
+
+/// Whether the bytes are wanted (GET) or what is known of them (HEAD).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    Head,
+    Body,
+}
+
+/// A manifest, or what is known of one.
+#[derive(Debug)]
+pub struct ManifestAnswer {
+    pub digest: Digest,
+    pub media_type: MediaType,
+    /// In bytes; unknown only where nobody wants the bytes and the upstream does not tell.
+    pub size: Option<u64>,
+    /// Always there when it was asked for.
+    pub bytes: Option<Bytes>,
+    pub lookup: Lookup,
+}
+
+impl Mirror {
+    /// The manifest `reference` of `place`.
+    ///
+    /// # Errors
+    /// [`MirrorError`] if there is none, or it cannot be had.
+    pub async fn manifest(&self, place: &Place, reference: &Reference, want: Want) -> Result<ManifestAnswer, MirrorError> {
+        match reference {
+            Reference::Digest(digest) => self.manifest_by_digest(place, digest, want).await,
+            Reference::Tag(tag) => self.manifest_by_tag(place, tag, want).await,
+        }
+    }
+
+    async fn manifest_by_digest(&self, place: &Place, digest: &Digest, want: Want) -> Result<ManifestAnswer, MirrorError> {
+        let key = ContentKey::new(place, Kind::Manifest, digest);
+        let access = self.access(place, &key).await;
+        if let Some(document) = self.cached_document(digest).await {
+            let outcome = match access {
+                Access::Granted { .. } => CacheOutcome::Hit,
+                Access::Unproven { .. } => {
+                    self.confirm(place, &key).await?;
+                    CacheOutcome::Revalidated
+                }
+            };
+            return Ok(document.answer(Lookup::of(outcome)));
+        }
+        self.not_known_missing(&key)?;
+        match want {
+            Want::Body => {
+                let (document, outcome) = self.fetch_document(place, digest).await?;
+                Ok(document.answer(Lookup::of(outcome)))
+            }
+            Want::Head => {
+                let head = self.head(place, key.target()).await.map_err(|error| self.note_absence(&key, error))?;
+                let media_type = head.content_type.ok_or_else(|| MirrorError::Unacceptable("no Content-Type".to_owned()))?;
+                if head.digest.is_some_and(|told| told != *digest) {
+                    return Err(MirrorError::Unacceptable(format!("asked for {digest}, told of another digest")));
+                }
+                let lookup = Lookup::of(CacheOutcome::Forwarded);
+                Ok(ManifestAnswer { digest: *digest, media_type, size: head.content_length, bytes: None, lookup })
+            }
+        }
+    }
+
+    /// The manifest from memory or disk. What the disk holds is verified each time: it is small, and everything hangs on it.
+    pub(super) async fn cached_document(&self, digest: &Digest) -> Option<Arc<Document>> {
+        if let Some(document) = self.shared.documents.get(digest) {
+            return Some(document);
+        }
+        let content = self.shared.store.get(digest).await.filter(|content| content.size <= MANIFEST_MAX_BYTES as u64)?;
+        let media_type = self.shared.store.catalog().media_type(digest).await?;
+        let digest = *digest;
+        let document = tokio::task::spawn_blocking(move || {
+            let mut bytes = vec![0; usize::try_from(content.size).ok()?];
+            let mut read = 0;
+            while read < bytes.len() {
+                match content.file.read_at(&mut bytes[read..], read as u64) {
+                    Ok(0) | Err(_) => return None,
+                    Ok(count) => read += count,
+                }
+            }
+            let is_right = Digest::of(digest.algorithm(), &bytes) == digest;
+            is_right.then(|| Document { digest, media_type, bytes: bytes.into() })
+        });
+        match document.await {
+            Ok(Some(document)) => {
+                let document = Arc::new(document);
+                self.shared.documents.insert(digest, Arc::clone(&document));
+                Some(document)
+            }
+            Ok(None) | Err(_) => {
+                tracing::error!(manifest.digest = %digest, "a cached manifest is not what it was; it is dropped and fetched again");
+                self.shared.store.remove(&digest).await;
+                None
+            }
+        }
+    }
+
+    /// The manifest from the cache, else fetched by digest, once for all who want it. Only for a caller who knows that `place` has it.
+    pub(super) async fn document(&self, place: &Place, digest: &Digest) -> Result<(Arc<Document>, CacheOutcome), MirrorError> {
+        match self.cached_document(digest).await {
+            Some(document) => Ok((document, CacheOutcome::Hit)),
+            None => self.fetch_document(place, digest).await,
+        }
+    }
+
+    async fn fetch_document(&self, place: &Place, digest: &Digest) -> Result<(Arc<Document>, CacheOutcome), MirrorError> {
+        let key = ContentKey::new(place, Kind::Manifest, digest);
+        let work = || {
+            let (mirror, place, key) = (self.clone(), place.clone(), key.clone());
+            async move {
+                let reference = Reference::Digest(key.digest);
+                mirror.get_document(&place, reference).await.map_err(|error| match error {
+                    Failure::Upstream(error) => mirror.note_absence(&key, error),
+                    Failure::Mirror(error) => error,
+                })
+            }
+        };
+        let (result, joined) = self.shared.fetches.run(key.clone(), work).await;
+        let document = result.unwrap_or_else(|| Err(MirrorError::abandoned()))?;
+        Ok((document, if joined { CacheOutcome::Joined } else { CacheOutcome::Miss }))
+    }
+
+    /// Fetches a manifest from the upstream, verifies it and keeps it.
+    pub(super) async fn get_document(&self, place: &Place, reference: Reference) -> Result<Arc<Document>, Failure> {
+        let target = Target::Manifest(reference.clone());
+        let question = Question { repository: place.repository.clone(), target, method: Method::Get };
+        let Answer { head, body } = place.upstream.origin.ask(question).await?;
+        let bytes = collect(body, &head).await?;
+        let expected = match reference {
+            Reference::Digest(digest) => digest,
+            Reference::Tag(_) => head.digest.unwrap_or_else(|| Digest::sha256(&bytes)),
+        };
+        let actual = Digest::of(expected.algorithm(), &bytes);
+        if actual != expected {
+            tracing::error!(manifest.digest = %expected, actual_digest = %actual, place = ?place, "wrong manifest bytes from the upstream");
+            return Err(MirrorError::Unacceptable(format!("its bytes hash to {actual}, not to {expected}")).into());
+        }
+        let media_type = head.content_type.ok_or_else(|| MirrorError::Unacceptable("no Content-Type".to_owned()))?;
+        let content = Manifest::inspect(&bytes, &media_type).map_err(MirrorError::from)?;
+        if let Some(known) = self.shared.store.catalog().media_type(&actual).await.filter(|known| *known != media_type) {
+            let reason = format!("{actual} was {known} before and is {media_type} now");
+            return Err(MirrorError::Unacceptable(reason).into());
+        }
+        let document = Arc::new(Document { digest: actual, media_type, bytes });
+        self.keep(place, &document, &content).await;
+        Ok(document)
+    }
+
+    /// Keeps a verified manifest, and all that follows from having it. Where the cache has no room it is served all the same.
+    async fn keep(&self, place: &Place, document: &Arc<Document>, content: &Manifest) {
+        if let Err(error) = self.write(document).await {
+            tracing::warn!(manifest.digest = %document.digest, %error, "passing a manifest on without keeping it");
+            return;
+        }
+        let key = ContentKey::new(place, Kind::Manifest, &document.digest);
+        let size = document.bytes.len() as u64;
+        let catalog = self.shared.store.catalog();
+        catalog.add_manifest(&key.upstream, &key.repository, &document.digest, &document.media_type, size, content).await;
+        self.shared.documents.insert(document.digest, Arc::clone(document));
+        self.grant(&key).await;
+        self.content_arrived(&key).await;
+    }
+
+    async fn write(&self, document: &Document) -> Result<(), StoreError> {
+        let size = document.bytes.len() as u64;
+        let ingest = self.shared.store.begin(document.digest, Some(size)).await?;
+        let (file, bytes) = (ingest.file(), document.bytes.clone());
+        let written = tokio::task::spawn_blocking(move || file.write_all_at(&bytes, 0)).await;
+        written.map_err(std::io::Error::other).and_then(|written| written).map_err(StoreError::write)?;
+        ingest.commit(size).await?;
+        Ok(())
+    }
+}
+
+impl Document {
+    pub(super) fn answer(&self, lookup: Lookup) -> ManifestAnswer {
+        ManifestAnswer {
+            digest: self.digest,
+            media_type: self.media_type.clone(),
+            size: Some(self.bytes.len() as u64),
+            bytes: Some(self.bytes.clone()),
+            lookup,
+        }
+    }
+}
+
+/// Why a fetch gave nothing: what the upstream said, whose meaning depends on what was asked, or what we make of its answer.
+#[derive(Debug)]
+pub(super) enum Failure {
+    Upstream(UpstreamError),
+    Mirror(MirrorError),
+}
+
+impl From<UpstreamError> for Failure {
+    fn from(error: UpstreamError) -> Self {
+        Self::Upstream(error)
+    }
+}
+
+impl From<MirrorError> for Failure {
+    fn from(error: MirrorError) -> Self {
+        Self::Mirror(error)
+    }
+}
+
+/// Reads a body that must not be larger than a manifest may be.
+pub(super) async fn collect(mut body: Body, head: &Head) -> Result<Bytes, Failure> {
+    let too_large = || MirrorError::Unacceptable(format!("larger than {MANIFEST_MAX_BYTES} bytes"));
+    if head.content_length.is_some_and(|length| length > MANIFEST_MAX_BYTES as u64) {
+        return Err(too_large().into());
+    }
+    let mut bytes = BytesMut::new();
+    while let Some(chunk) = body.next().await {
+        let chunk = chunk?;
+        if bytes.len() + chunk.len() > MANIFEST_MAX_BYTES {
+            return Err(too_large().into());
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes.freeze())
+}

@@ -1,0 +1,226 @@
+//! Tags: what they point to, for how long that is taken as true, and what is served when nobody can tell any more.
+
+use std::sync::Arc;
+
+use super::manifests::{Failure, Want};
+use super::{CacheOutcome, ContentKey, Document, Lookup, ManifestAnswer, Mirror, MirrorError, MissingKey, Place, TagKey};
+use crate::oci::{Manifest, Reference, Tag};
+use crate::store::{Kind, TagRecord};
+use crate::upstream::{Head, Method, Question, Target, UpstreamError};
+
+impl TagKey {
+    fn new(place: &Place, tag: &Tag) -> Self {
+        Self { upstream: place.upstream.name.clone(), repository: place.repository.clone(), tag: tag.clone() }
+    }
+}
+
+impl Mirror {
+    /// The manifest that `tag` points to (design, section 3).
+    ///
+    /// | the cached tag is | the upstream says | answer |
+    /// |---|---|---|
+    /// | fresh | (not asked) | the cached manifest |
+    /// | stale | the same digest | the cached manifest, fresh again |
+    /// | stale | another digest | that digest, fetched once; the tag moves with it |
+    /// | stale | 404 | that |
+    /// | stale | anything else | the cached manifest, marked stale, if the image is complete |
+    /// | absent | an error | that error |
+    pub(super) async fn manifest_by_tag(&self, place: &Place, tag: &Tag, want: Want) -> Result<ManifestAnswer, MirrorError> {
+        let key = TagKey::new(place, tag);
+        if let Some(record) = self.last_seen(&key).await
+            && self.is_fresh(record.checked_at)
+        {
+            return match self.answer(place, &record, want, CacheOutcome::Hit).await {
+                Err(error) => self.stale(place, &key, error).await,
+                answer => answer,
+            };
+        }
+        if self.shared.missing.contains_key(&MissingKey::Tag(key.clone())) {
+            return Err(MirrorError::Unknown("manifest"));
+        }
+        let answer = match self.resolve(place, &key).await {
+            Ok((record, outcome)) => self.answer(place, &record, want, outcome).await,
+            Err(error) => Err(error),
+        };
+        match answer {
+            Err(error) => self.stale(place, &key, error).await,
+            answer => answer,
+        }
+    }
+
+    /// The tag as it was last seen upstream.
+    async fn last_seen(&self, key: &TagKey) -> Option<TagRecord> {
+        if let Some(record) = self.shared.tags.get(key) {
+            return Some(record);
+        }
+        let record = self.shared.store.catalog().tag(&key.upstream, &key.repository, &key.tag).await?;
+        self.shared.tags.insert(key.clone(), record.clone());
+        Some(record)
+    }
+
+    /// The manifest of a record that is true. `outcome` is what it took to know that.
+    async fn answer(
+        &self,
+        place: &Place,
+        record: &TagRecord,
+        want: Want,
+        outcome: CacheOutcome,
+    ) -> Result<ManifestAnswer, MirrorError> {
+        if let Some(document) = self.cached_document(&record.digest).await {
+            return Ok(document.answer(Lookup::of(outcome)));
+        }
+        match want {
+            // Who only asks what the tag is gets no more, and costs the upstream no more: a HEAD is not counted as a pull.
+            Want::Head => Ok(ManifestAnswer {
+                digest: record.digest,
+                media_type: record.media_type.clone(),
+                size: (record.size > 0).then_some(record.size),
+                bytes: None,
+                lookup: Lookup::of(if outcome == CacheOutcome::Revalidated { CacheOutcome::Forwarded } else { outcome }),
+            }),
+            Want::Body => {
+                let (document, outcome) = self.document(place, &record.digest).await?;
+                Ok(document.answer(Lookup::of(outcome)))
+            }
+        }
+    }
+
+    /// Asks the upstream what the tag points to; all who wait share the question.
+    async fn resolve(&self, place: &Place, key: &TagKey) -> Result<(TagRecord, CacheOutcome), MirrorError> {
+        let work = || {
+            let (mirror, place, key) = (self.clone(), place.clone(), key.clone());
+            async move { mirror.resolve_now(&place, &key).await }
+        };
+        let (result, _) = self.shared.resolutions.run(key.clone(), work).await;
+        let record = result.unwrap_or_else(|| Err(MirrorError::abandoned()))?;
+        Ok((record, CacheOutcome::Revalidated))
+    }
+
+    async fn resolve_now(&self, place: &Place, key: &TagKey) -> Result<TagRecord, MirrorError> {
+        // Taken before the question: what the upstream says is no younger than that.
+        let checked_at = self.shared.clock.unix_millis();
+        let reference = Reference::Tag(key.tag.clone());
+        let question =
+            Question { repository: place.repository.clone(), target: Target::Manifest(reference.clone()), method: Method::Head };
+        let head = match place.upstream.origin.ask(question).await {
+            Ok(answer) => answer.head,
+            // It does not know HEAD, and so tells as little as a HEAD without a digest.
+            Err(UpstreamError::Status { status: 400 | 405 | 501 }) => Head::default(),
+            Err(error) => return Err(self.tag_failed(key, error).await),
+        };
+        let record = match head {
+            Head { digest: Some(digest), content_type: Some(media_type), content_length, .. } => {
+                TagRecord { digest, media_type, size: content_length.unwrap_or(0), checked_at }
+            }
+            // Which manifest it is can only be told from its bytes.
+            _ => match self.get_document(place, reference).await {
+                Ok(document) => document.record(checked_at),
+                Err(Failure::Upstream(error)) => return Err(self.tag_failed(key, error).await),
+                Err(Failure::Mirror(error)) => return Err(error),
+            },
+        };
+        self.seen(key, &record).await;
+        // The upstream has said in so many words that the repository has this manifest.
+        if self.cached_document(&record.digest).await.is_some() {
+            self.grant(&ContentKey::new(place, Kind::Manifest, &record.digest)).await;
+        }
+        Ok(record)
+    }
+
+    /// Notes what the upstream said of a tag. The catalog learns of a move only when the content is here: until then the old
+    /// content is what can be served if the upstream fails.
+    async fn seen(&self, key: &TagKey, record: &TagRecord) {
+        self.shared.missing.invalidate(&MissingKey::Tag(key.clone()));
+        self.shared.tags.insert(key.clone(), record.clone());
+        if self.cached_document(&record.digest).await.is_some() {
+            self.shared.store.catalog().set_tag(&key.upstream, &key.repository, &key.tag, record.clone()).await;
+            return;
+        }
+        let content = ContentKey {
+            upstream: key.upstream.clone(),
+            repository: key.repository.clone(),
+            kind: Kind::Manifest,
+            digest: record.digest,
+        };
+        self.shared.awaiting_content.entry(content).and_upsert_with(|tags| {
+            let mut tags = tags.map_or_else(Vec::new, |tags| tags.into_value().to_vec());
+            if !tags.contains(&key.tag) {
+                tags.push(key.tag.clone());
+            }
+            Arc::new(tags)
+        });
+    }
+
+    /// The manifest has arrived that some tags have moved to: now they move in the catalog as well.
+    pub(super) async fn content_arrived(&self, content: &ContentKey) {
+        let Some(tags) = self.shared.awaiting_content.remove(content) else { return };
+        for tag in tags.iter() {
+            let key = TagKey { upstream: content.upstream.clone(), repository: content.repository.clone(), tag: tag.clone() };
+            // It may have moved on since.
+            if let Some(record) = self.shared.tags.get(&key).filter(|record| record.digest == content.digest) {
+                self.shared.store.catalog().set_tag(&key.upstream, &key.repository, &key.tag, record).await;
+            }
+        }
+    }
+
+    async fn tag_failed(&self, key: &TagKey, error: UpstreamError) -> MirrorError {
+        if matches!(error, UpstreamError::NotFound) {
+            self.shared.tags.invalidate(key);
+            self.shared.missing.insert(MissingKey::Tag(key.clone()), ());
+            self.shared.store.catalog().remove_tag(&key.upstream, &key.repository, &key.tag).await;
+        }
+        MirrorError::from_upstream(error, "manifest")
+    }
+
+    /// What can be served although the upstream failed with `error`: the manifest that the tag pointed to when its content was last
+    /// complete here.
+    async fn stale(&self, place: &Place, key: &TagKey, error: MirrorError) -> Result<ManifestAnswer, MirrorError> {
+        let Some(cause) = error.permits_stale().cloned() else { return Err(error) };
+        let Some(record) = self.shared.store.catalog().tag(&key.upstream, &key.repository, &key.tag).await else {
+            return Err(error);
+        };
+        let Some(document) = self.cached_document(&record.digest).await else { return Err(error) };
+        if !self.is_complete(&document).await {
+            return Err(MirrorError::Incomplete(cause));
+        }
+        tracing::warn!(place = ?place, tag = %key.tag, error = %cause, "serving a stale tag: its upstream cannot be asked");
+        Ok(document.answer(Lookup::stale(&cause)))
+    }
+
+    /// Whether all that a client will ask for next is here. Podman, CRI-O and Skopeo choose their mirror at the first manifest and
+    /// never fall back for blobs, so half an image must not be begun while its other half cannot be had. Of an index, one
+    /// image suffices: which platform the client is for is not known yet.
+    async fn is_complete(&self, document: &Document) -> bool {
+        let Ok(content) = Manifest::inspect(&document.bytes, &document.media_type) else { return false };
+        if !self.has_all_blobs(&content).await {
+            return false;
+        }
+        if content.manifests.is_empty() {
+            return true;
+        }
+        for child in &content.manifests {
+            if let Some(child) = self.cached_document(&child.digest).await
+                && let Ok(content) = Manifest::inspect(&child.bytes, &child.media_type)
+                && self.has_all_blobs(&content).await
+            {
+                return true;
+            }
+        }
+        false
+    }
+
+    async fn has_all_blobs(&self, content: &Manifest) -> bool {
+        for blob in &content.blobs {
+            if self.shared.store.get(&blob.digest).await.is_none() {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+impl Document {
+    fn record(&self, checked_at: i64) -> TagRecord {
+        TagRecord { digest: self.digest, media_type: self.media_type.clone(), size: self.bytes.len() as u64, checked_at }
+    }
+}

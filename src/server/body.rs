@@ -1,0 +1,100 @@
+//! Bodies of responses: bytes that are at hand, or content that is read as the client takes it.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures::Stream;
+use http_body::{Frame, SizeHint};
+
+use crate::fill::{ByteStream, FillError};
+
+/// The body of a response. An error in it makes the connection end short of the declared length, so that no client can take
+/// what it got for the whole.
+pub(super) struct Body {
+    content: Content,
+    /// Runs when the body is dropped, be it sent or not.
+    watch: Option<Box<dyn Watch>>,
+}
+
+enum Content {
+    Bytes(Bytes),
+    Stream { stream: ByteStream, left: Option<u64> },
+}
+
+/// Watches a body go out.
+pub(super) trait Watch: Send + 'static {
+    /// So many bytes were handed to the connection.
+    fn sent(&mut self, bytes: u64);
+    /// All of it was handed over.
+    fn completed(&mut self);
+    fn failed(&mut self, error: &FillError);
+}
+
+impl Body {
+    pub(super) fn empty() -> Self {
+        Self::from_bytes(Bytes::new())
+    }
+
+    pub(super) fn from_bytes(bytes: Bytes) -> Self {
+        Self { content: Content::Bytes(bytes), watch: None }
+    }
+
+    /// A body that is `length` bytes long, or whose length shows at its end.
+    pub(super) fn from_stream(stream: ByteStream, length: Option<u64>) -> Self {
+        Self { content: Content::Stream { stream, left: length }, watch: None }
+    }
+
+    pub(super) fn watched(mut self, watch: Box<dyn Watch>) -> Self {
+        self.watch = Some(watch);
+        self
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = FillError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, FillError>>> {
+        let this = self.get_mut();
+        let next = match &mut this.content {
+            Content::Bytes(bytes) if bytes.is_empty() => None,
+            Content::Bytes(bytes) => Some(Ok(std::mem::take(bytes))),
+            Content::Stream { stream, left } => {
+                let next = std::task::ready!(Pin::new(stream).poll_next(cx));
+                if let (Some(Ok(bytes)), Some(left)) = (&next, left) {
+                    *left = left.saturating_sub(bytes.len() as u64);
+                }
+                next
+            }
+        };
+        if let Some(watch) = &mut this.watch {
+            match &next {
+                Some(Ok(bytes)) => {
+                    watch.sent(bytes.len() as u64);
+                    if http_body::Body::is_end_stream(this) {
+                        this.watch.iter_mut().for_each(|watch| watch.completed());
+                    }
+                }
+                Some(Err(error)) => watch.failed(error),
+                None => watch.completed(),
+            }
+        }
+        Poll::Ready(next.map(|result| result.map(Frame::data)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            Content::Bytes(bytes) => bytes.is_empty(),
+            Content::Stream { left, .. } => *left == Some(0),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Bytes(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Content::Stream { left: Some(left), .. } => SizeHint::with_exact(*left),
+            Content::Stream { left: None, .. } => SizeHint::default(),
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! A TCP stream that is closed in order. When a socket is closed with bytes in it that nobody has read (the rest of an upload that
+//! was refused, say) the kernel sends a reset, and the client may lose an answer that it has not read yet; containerd takes a
+//! reset in mid-body as final, where an early end makes it go on at its next host.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+
+/// For how long, at the most, what a client still sends is read and dropped.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// A TCP stream that lingers when it is dropped: it says that nothing more will come, and waits until the client has seen that.
+pub(in crate::server) struct Lingering {
+    /// `None` only while it is dropped.
+    stream: Option<TcpStream>,
+    /// The client has closed its side, or the connection has failed: there is nothing to wait for.
+    is_over: bool,
+}
+
+impl Lingering {
+    pub(in crate::server) fn new(stream: TcpStream) -> Self {
+        Self { stream: Some(stream), is_over: false }
+    }
+
+    fn poll<T>(
+        &mut self,
+        poll: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<T>>,
+        is_end: impl FnOnce(&T) -> bool,
+    ) -> Poll<io::Result<T>> {
+        let stream = self.stream.as_mut().expect("the stream is taken out only in drop");
+        let result = poll(Pin::new(stream));
+        match &result {
+            Poll::Ready(Ok(value)) => self.is_over |= is_end(value),
+            Poll::Ready(Err(_)) => self.is_over = true,
+            Poll::Pending => {}
+        }
+        result
+    }
+}
+
+impl Drop for Lingering {
+    fn drop(&mut self) {
+        let Some(mut stream) = self.stream.take().filter(|_| !self.is_over) else { return };
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        runtime.spawn(async move {
+            let close = async {
+                stream.shutdown().await?;
+                let mut dropped = vec![0; 16 << 10];
+                while stream.read(&mut dropped).await? > 0 {}
+                io::Result::Ok(())
+            };
+            // Whether it ends well or not, the connection is done with.
+            let _ = tokio::time::timeout(LINGER, close).await;
+        });
+    }
+}
+
+impl AsyncRead for Lingering {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let has_room = buffer.remaining() > 0;
+        let result = self.poll(|stream| stream.poll_read(cx, buffer), |()| false);
+        if has_room && matches!(result, Poll::Ready(Ok(()))) && buffer.filled().len() == before {
+            self.is_over = true;
+        }
+        result
+    }
+}
+
+impl AsyncWrite for Lingering {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll(|stream| stream.poll_write(cx, bytes), |_| false)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll(|stream| stream.poll_write_vectored(cx, slices), |_| false)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll(|stream| stream.poll_flush(cx), |()| false)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll(|stream| stream.poll_shutdown(cx), |()| false)
+    }
+}

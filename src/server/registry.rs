@@ -1,0 +1,198 @@
+//! The registry API: a request is read, put to the mirror, and answered. Every answer, good or bad, leaves through here.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{CONNECTION, DATE, HOST, SERVER, USER_AGENT};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Version};
+
+use super::access_log::{AccessLog, Entry};
+use super::body::Body;
+use super::error::ApiError;
+use super::respond;
+use super::route::{self, Endpoint, Route};
+use crate::mirror::{CacheOutcome, Mirror, Place, Want};
+use crate::oci::{Digest, Reference};
+use crate::telemetry::Metrics;
+
+const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+const OCI_NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
+
+/// The registry API in front of a mirror. Cheap to clone.
+#[derive(Clone)]
+pub struct Registry {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    mirror: Mirror,
+    log: AccessLog,
+    /// How long a client waits for the first header at the most.
+    answer_deadline: Duration,
+}
+
+/// A response, and what it says about the cache.
+struct Answered {
+    response: Response<Body>,
+    outcome: Option<CacheOutcome>,
+}
+
+impl Registry {
+    /// `answer_deadline` bounds everything before the first header of an answer.
+    pub fn new(mirror: Mirror, metrics: Arc<Metrics>, answer_deadline: Duration) -> Self {
+        Self { shared: Arc::new(Shared { mirror, log: AccessLog::new(metrics), answer_deadline }) }
+    }
+
+    /// Answers `request`, which came from `client`. Its body is not read: nothing that reads takes one.
+    pub(super) async fn answer(&self, request: Parts, client: SocketAddr) -> Result<Response<Body>, Infallible> {
+        let mut entry = Entry::begin(&request.method, client, request.headers.get(USER_AGENT));
+        let deadline = self.shared.answer_deadline;
+        let answered = match tokio::time::timeout(deadline, self.dispatch(&request, &mut entry)).await {
+            Ok(answered) => answered,
+            Err(_) => Err(ApiError::deadline(deadline)),
+        };
+        let is_head = request.method == Method::HEAD;
+        let mut response = match answered {
+            Ok(Answered { response, outcome }) => {
+                entry.cache = outcome;
+                response
+            }
+            Err(error) => {
+                entry.error = Some(error.message.clone());
+                error.into_response()
+            }
+        };
+        if is_head {
+            headers_only(&mut response);
+        }
+        let headers = response.headers_mut();
+        headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
+        headers.insert(SERVER, HeaderValue::from_static("larder"));
+        headers.insert(DATE, now());
+        if has_body(&request) {
+            // What a client still wants to send is not waited for: see `connection`.
+            if request.version < Version::HTTP_2 {
+                headers.insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+        }
+        Ok(self.shared.log.watch(entry, response))
+    }
+
+    async fn dispatch(&self, request: &Parts, entry: &mut Entry) -> Result<Answered, ApiError> {
+        let is_head = request.method == Method::HEAD;
+        let route = route::parse(request.uri.path(), request.uri.query());
+        entry.kind = kind(&route);
+        if request.method != Method::GET && !is_head {
+            return Err(ApiError::method_not_allowed());
+        }
+        let (address, endpoint) = match route? {
+            Route::Version { prefix: None } => return Ok(Answered { response: respond::version(), outcome: None }),
+            Route::Version { prefix: Some(prefix) } => {
+                self.shared.mirror.upstreams().named(&prefix)?;
+                return Ok(Answered { response: respond::version(), outcome: None });
+            }
+            Route::Catalog => {
+                let message = "a mirror has no catalog of its own; ask the registry itself";
+                return Err(ApiError::new(http::StatusCode::NOT_FOUND, crate::oci::ErrorCode::Unsupported, message));
+            }
+            Route::In(_, Endpoint::Upload) => return Err(ApiError::method_not_allowed()),
+            Route::In(address, endpoint) => (address, endpoint),
+        };
+        let host = request.uri.authority().map(|authority| authority.as_str());
+        let host = host.or_else(|| request.headers.get(HOST).and_then(|host| host.to_str().ok()));
+        let place = self.shared.mirror.route(&address.with_host(host))?;
+        entry.upstream = Some(place.upstream.name.clone());
+        entry.repository = Some(place.repository.clone());
+        let namespace = address.namespace.as_deref();
+        let mut answered = match endpoint {
+            Endpoint::Manifest(reference) => self.manifest(&place, &reference, is_head, &request.headers, entry).await?,
+            Endpoint::Blob(digest) => self.blob(&place, &digest, is_head, &request.headers, entry).await?,
+            Endpoint::Tags(page) => {
+                let answer = self.shared.mirror.tags(&place, &page).await?;
+                let response = respond::tags(place.repository.as_str(), &answer, request.uri.path(), namespace);
+                Answered { response, outcome: Some(answer.lookup.outcome) }
+            }
+            Endpoint::Referrers { digest, artifact_type } => {
+                entry.digest = Some(digest);
+                let answer = self.shared.mirror.referrers(&place, &digest, artifact_type.as_deref()).await?;
+                let outcome = Some(answer.lookup.outcome);
+                Answered { response: respond::referrers(answer, request.uri.path(), namespace), outcome }
+            }
+            Endpoint::Upload => return Err(ApiError::method_not_allowed()),
+        };
+        // distribution-spec 1.2-dev, "Registry Proxying": a proxy that honours `ns` says so.
+        if let Some(Ok(namespace)) = namespace.map(HeaderValue::from_str) {
+            answered.response.headers_mut().insert(OCI_NAMESPACE, namespace);
+        }
+        Ok(answered)
+    }
+
+    async fn manifest(
+        &self,
+        place: &Place,
+        reference: &Reference,
+        is_head: bool,
+        headers: &HeaderMap,
+        entry: &mut Entry,
+    ) -> Result<Answered, ApiError> {
+        entry.reference = Some(reference.clone());
+        let want = if is_head { Want::Head } else { Want::Body };
+        let answer = self.shared.mirror.manifest(place, reference, want).await?;
+        entry.digest = Some(answer.digest);
+        let outcome = Some(answer.lookup.outcome);
+        Ok(Answered { response: respond::manifest(answer, headers, is_head), outcome })
+    }
+
+    async fn blob(
+        &self,
+        place: &Place,
+        digest: &Digest,
+        is_head: bool,
+        headers: &HeaderMap,
+        entry: &mut Entry,
+    ) -> Result<Answered, ApiError> {
+        entry.digest = Some(*digest);
+        if is_head {
+            let head = self.shared.mirror.blob_head(place, digest).await?;
+            return Ok(Answered { response: respond::blob_head(digest, &head), outcome: Some(head.lookup.outcome) });
+        }
+        let answer = self.shared.mirror.blob(place, digest).await?;
+        let outcome = Some(answer.lookup.outcome);
+        Ok(Answered { response: respond::blob(digest, answer, headers).await?, outcome })
+    }
+}
+
+/// The kind of a request, for metrics: a closed set of words.
+fn kind(route: &Result<Route, route::RouteError>) -> &'static str {
+    match route {
+        Ok(Route::Version { .. }) => "version",
+        Ok(Route::In(_, Endpoint::Manifest(_))) => "manifest",
+        Ok(Route::In(_, Endpoint::Blob(_))) => "blob",
+        Ok(Route::In(_, Endpoint::Tags(_))) => "tags",
+        Ok(Route::In(_, Endpoint::Referrers { .. })) => "referrers",
+        Ok(Route::In(_, Endpoint::Upload) | Route::Catalog) | Err(_) => "other",
+    }
+}
+
+/// Makes `response` one to a HEAD: the headers of a GET, without its body (RFC 9110 section 9.3.2).
+fn headers_only(response: &mut Response<Body>) {
+    let body = std::mem::replace(response.body_mut(), Body::empty());
+    let length = http_body::Body::size_hint(&body).exact().filter(|length| *length > 0);
+    let headers = response.headers_mut();
+    if let Some(length) = length {
+        headers.entry(http::header::CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
+    }
+}
+
+fn has_body(request: &Parts) -> bool {
+    let length = request.headers.get(http::header::CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0");
+    length || request.headers.contains_key(http::header::TRANSFER_ENCODING)
+}
+
+fn now() -> HeaderValue {
+    let text = httpdate::fmt_http_date(std::time::SystemTime::now());
+    HeaderValue::from_str(&text).expect("a date has only visible ASCII characters")
+}

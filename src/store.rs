@@ -1,0 +1,217 @@
+//! Content at rest: blobs and manifests in a folder, named by what they hash to, and a catalog of what is known about them, within
+//! a budget of bytes. It never talks to the network, and never verifies a digest on behalf of a fill: what is committed was verified.
+//!
+//! ```text
+//! <dir>/CACHEDIR.TAG                      marks the folder as ours, and as one that backups leave out
+//! <dir>/LOCK                              held by the one process that uses the folder
+//! <dir>/blobs/<alg>/<2 hex>/<hex>         content: the truth
+//! <dir>/ingest/                           parts in flight: nothing at a start
+//! <dir>/refs/<upstream>/<repository>/     tags and manifests of the repository: the truth about names
+//! <dir>/catalog.sqlite                    all of that by index, and freshness and access times: can be lost
+//! ```
+
+mod blobs;
+mod budget;
+mod catalog;
+mod error;
+mod eviction;
+mod exclusive;
+mod filesystem;
+mod folder;
+mod health;
+mod ingest;
+mod layout;
+mod pins;
+mod refs;
+mod walk;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use self::blobs::Blobs;
+use self::catalog::database::Database;
+use self::exclusive::Exclusive;
+use self::folder::Folder;
+use self::health::Health;
+use self::layout::Layout;
+use self::pins::{Pin, Pins};
+use self::refs::Refs;
+use crate::oci::Digest;
+use crate::util::Clock;
+
+pub use catalog::{Catalog, CatalogError, Kind, Link, ListingRecord, TagRecord};
+pub use error::{OpenError, StoreError};
+pub use filesystem::{Entry, FileSystem, Metadata, OsFileSystem, StoredFile};
+pub use ingest::Ingest;
+
+/// Where a store is and how large it may become.
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    /// A folder for the store alone, on a local disk. Created if need be.
+    pub dir: PathBuf,
+    /// How many bytes of content there may be, parts in flight included. Not counted are the catalog and the refs, some hundred
+    /// bytes for each content, nor what the file system needs for itself.
+    pub max_bytes: u64,
+}
+
+/// An open store. Cheap to clone; the folder is free for another process when the last clone, and all work it does, is gone.
+#[derive(Clone)]
+pub struct Store {
+    blobs: Arc<Blobs>,
+    catalog: Catalog,
+}
+
+/// Content at rest, open for reading. As long as it is held it is not evicted.
+#[derive(Clone)]
+pub struct Content {
+    pub file: Arc<dyn StoredFile>,
+    /// Bytes.
+    pub size: u64,
+    _pin: Arc<Pin>,
+}
+
+/// Numbers of a store, for metrics. Counts begin when it is opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreStats {
+    /// Bytes of content at rest. May be too low while `walking`.
+    pub bytes: u64,
+    /// Bytes promised to parts in flight. `bytes + reserved` does not exceed `max_bytes` unless that was made smaller.
+    pub reserved: u64,
+    /// Contents at rest. May be too low while `walking`.
+    pub blobs: u64,
+    pub max_bytes: u64,
+    /// Contents evicted.
+    pub evictions: u64,
+    pub evicted_bytes: u64,
+    /// Failures by step, zeros included. Reading and writing of open files is the caller's to count.
+    pub disk_errors: Vec<(&'static str, u64)>,
+    pub catalog_errors: u64,
+    /// The catalog is being compared with the folder.
+    pub walking: bool,
+}
+
+impl Content {
+    fn new(file: Arc<dyn StoredFile>, size: u64, pin: Pin) -> Self {
+        Self { file, size, _pin: Arc::new(pin) }
+    }
+}
+
+// === impl Store ===
+
+impl Store {
+    /// Opens the store in a folder that is new, empty or a store's. Blocks, no longer if there is much in it; then content is
+    /// served at once, while a thread brings the catalog into agreement with the folder.
+    ///
+    /// # Errors
+    /// [`OpenError`], among others if another process has the folder, or it belongs to something else.
+    pub fn open(config: StoreConfig, fs: Arc<dyn FileSystem>, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
+        let folder = Folder::claim(&config.dir)?;
+        let layout = Arc::new(Layout::new(folder.path().to_owned()));
+        let dir = &config.dir;
+        let failed = |what| move |source| OpenError::Io { dir: dir.clone(), what, source };
+        for part in [layout.blobs(), layout.ingest(), layout.refs()] {
+            fs.create_folder(&part).map_err(failed("create a folder in it"))?;
+        }
+        remove_leftovers(&*fs, &layout).map_err(failed("list the parts in flight in it"))?;
+
+        let (requester, requests, walks) = walk::Requester::new();
+        requester.send();
+        let on_renewed = Box::new(move || requester.send());
+        let (database, budget) = Database::open(layout.catalog(), config.max_bytes, Arc::clone(&clock), on_renewed)?;
+        let health = Arc::new(Health::default());
+        let numbers = Arc::new(AtomicU64::new(0));
+        let refs =
+            Refs { layout: Arc::clone(&layout), fs: Arc::clone(&fs), health: Arc::clone(&health), numbers: Arc::clone(&numbers) };
+        let inner = catalog::Inner { database, refs, health: Arc::clone(&health), claims: Exclusive::new(), _folder: folder };
+        let catalog = Arc::new(inner);
+        let blobs = Arc::new(Blobs {
+            layout,
+            fs,
+            clock,
+            health,
+            catalog: Arc::clone(&catalog),
+            budget,
+            pins: Pins::default(),
+            claims: Exclusive::new(),
+            evicting: Mutex::default(),
+            evictions: AtomicU64::new(0),
+            evicted_bytes: AtomicU64::new(0),
+            walks: walks.clone(),
+            numbers,
+        });
+        walk::start(requests, walks, Arc::downgrade(&blobs)).map_err(failed("start the thread that walks through it"))?;
+        Ok(Self { blobs, catalog: Catalog(catalog) })
+    }
+
+    /// Opens content for reading. What is missing, short, empty though it should not be, or cannot be read is a miss; where that
+    /// shows a file to be wrong, it is removed.
+    pub async fn get(&self, digest: &Digest) -> Option<Content> {
+        let (blobs, digest) = (Arc::clone(&self.blobs), *digest);
+        off_thread(move || blobs.get(&digest)).await.ok().flatten()
+    }
+
+    /// Begins to write content of `size` bytes, if that is known, and makes room for it.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the content can still be passed through.
+    pub async fn begin(&self, digest: Digest, size: Option<u64>) -> Result<Ingest, StoreError> {
+        Ingest::begin(Arc::clone(&self.blobs), digest, size).await
+    }
+
+    /// Removes content that was found to be wrong. Who has it open reads on.
+    pub async fn remove(&self, digest: &Digest) {
+        let (blobs, digest) = (Arc::clone(&self.blobs), *digest);
+        // Fails at shutdown only.
+        let _ = off_thread(move || blobs.remove(&digest)).await;
+    }
+
+    /// The numbers of this moment.
+    pub fn stats(&self) -> StoreStats {
+        let Blobs { budget, health, evictions, evicted_bytes, walks, .. } = &*self.blobs;
+        let amounts = budget.amounts();
+        StoreStats {
+            bytes: amounts.at_rest,
+            reserved: amounts.reserved,
+            blobs: amounts.blobs,
+            max_bytes: budget.max(),
+            evictions: evictions.load(Ordering::Relaxed),
+            evicted_bytes: evicted_bytes.load(Ordering::Relaxed),
+            disk_errors: health.disk_errors(),
+            catalog_errors: health.catalog_errors(),
+            walking: walks.is_any(),
+        }
+    }
+
+    /// What is known about content.
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+}
+
+/// Removes what was in flight when the last process ended. The one place that decides about such parts.
+fn remove_leftovers(fs: &dyn FileSystem, layout: &Layout) -> std::io::Result<()> {
+    for entry in fs.list(&layout.ingest())? {
+        if Layout::is_in_flight(&entry.name)
+            && !entry.is_folder
+            && let Err(error) = fs.remove(&layout.ingest().join(&entry.name))
+        {
+            tracing::warn!(name = entry.name, %error, "a part of an earlier run cannot be removed");
+        }
+    }
+    Ok(())
+}
+
+/// Runs work that blocks where it may. A panic in it goes on in the caller.
+async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StoreError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => Ok(value),
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(cancelled) => Err(StoreError::Io { op: "run", source: Arc::new(std::io::Error::other(cancelled)) }),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,174 @@
+//! Content at rest: opening it, and keeping the files and the catalog's rows in agreement. Files are the truth; a row is believed
+//! only as to the size that a file must have. All of it blocks.
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
+
+use super::Content;
+use super::budget::{Budget, Change, Reservation};
+use super::catalog::contents::{self, ContentRow};
+use super::catalog::{self, CatalogError};
+use super::exclusive::{Claim, Exclusive};
+use super::filesystem::{FileSystem, StoredFile};
+use super::health::{Health, Operation};
+use super::layout::Layout;
+use super::pins::Pins;
+use super::walk;
+use crate::oci::{Digest, Hasher, MANIFEST_MAX_BYTES};
+use crate::util::Clock;
+
+/// What the parts of a store share.
+pub(super) struct Blobs {
+    pub(super) layout: Arc<Layout>,
+    pub(super) fs: Arc<dyn FileSystem>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) health: Arc<Health>,
+    pub(super) catalog: Arc<catalog::Inner>,
+    pub(super) budget: Budget,
+    pub(super) pins: Pins,
+    /// A digest is held while its file and its row are changed.
+    pub(super) claims: Exclusive<Digest>,
+    /// Held by the one that evicts.
+    pub(super) evicting: Mutex<()>,
+    pub(super) evictions: AtomicU64,
+    pub(super) evicted_bytes: AtomicU64,
+    pub(super) walks: walk::Pending,
+    /// Names the parts.
+    pub(super) numbers: Arc<AtomicU64>,
+}
+
+impl Blobs {
+    /// Opens content. What is missing, short or empty is not there; neither is what cannot be read.
+    pub(super) fn get(&self, digest: &Digest) -> Option<Content> {
+        let pin = self.pins.pin(digest)?;
+        let row = self.row(digest);
+        let path = self.layout.blob(digest);
+        let (file, size) = match self.open(&path) {
+            Ok(opened) => opened,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if row.is_some() {
+                    self.reconcile(digest);
+                }
+                return None;
+            }
+            Err(error) => {
+                self.health.disk_error(Operation::OpenBlob, &path, &error);
+                return None;
+            }
+        };
+        match row {
+            Some(row) if row.size == size && is_plausible(digest, size) => {
+                self.catalog.database.note_access(digest, row.accessed_at, self.clock.unix_millis());
+            }
+            None if is_plausible(digest, size) => self.reconcile(digest),
+            _ => {
+                self.reconcile(digest);
+                return None;
+            }
+        }
+        Some(Content::new(file, size, pin))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<(Arc<dyn StoredFile>, u64)> {
+        let file = self.fs.open(path)?;
+        let size = file.len()?;
+        Ok((file, size))
+    }
+
+    /// Removes content that was found to be wrong, open or not.
+    pub(super) fn remove(&self, digest: &Digest) {
+        let _claim = self.claims.claim(digest);
+        self.unlink(digest);
+        self.align(digest);
+    }
+
+    /// Makes the row say what the file is. Whoever holds the digest does that anyway, so then there is nothing to do.
+    pub(super) fn reconcile(&self, digest: &Digest) {
+        if let Some(_claim) = self.claims.try_claim(digest) {
+            self.align(digest);
+        }
+    }
+
+    /// As [`Blobs::reconcile`], for the holder of the digest. A file that cannot be what it is named after is removed.
+    pub(super) fn align(&self, digest: &Digest) {
+        let path = self.layout.blob(digest);
+        let row = self.row(digest);
+        let stored = match self.fs.metadata(&path) {
+            Ok(metadata) if metadata.is_file => Some(metadata),
+            Ok(_) => None,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return self.health.disk_error(Operation::StatBlob, &path, &error),
+        };
+        let good = stored.filter(|file| is_plausible(digest, file.size) && row.is_none_or(|row| row.size == file.size));
+        let outcome = match (stored, good, row) {
+            (_, Some(_), Some(_)) | (None, _, None) => return,
+            (_, Some(file), None) => self.enter(digest, ContentRow { size: file.size, accessed_at: file.used_at }, None),
+            (Some(file), None, _) => {
+                tracing::warn!(%digest, size_bytes = file.size, "a file has a size that its content cannot have; it is removed");
+                if self.unlink(digest) { self.strike(digest) } else { return }
+            }
+            (None, None, Some(_)) => self.strike(digest),
+        };
+        if let Err(error) = outcome {
+            self.health.catalog_error("align blob", &error);
+        }
+    }
+
+    /// Enters content into the catalog and the budget, in which it takes the place of its reservation.
+    pub(super) fn enter(&self, digest: &Digest, row: ContentRow, reservation: Option<Reservation>) -> Result<(), CatalogError> {
+        let (digest, budget) = (*digest, self.budget.clone());
+        let put = move |connection: &_| contents::put(connection, &digest, row);
+        self.catalog.database.write_then(put, move |change| budget.apply(change, reservation))
+    }
+
+    /// Takes content out of the catalog and the budget.
+    fn strike(&self, digest: &Digest) -> Result<(), CatalogError> {
+        let (digest, budget) = (*digest, self.budget.clone());
+        let delete = move |connection: &_| contents::delete(connection, &digest);
+        self.catalog.database.write_then(delete, move |change: Change| budget.apply(change, None))
+    }
+
+    /// Removes the file. Tells whether it is gone.
+    pub(super) fn unlink(&self, digest: &Digest) -> bool {
+        let path = self.layout.blob(digest);
+        match self.fs.remove(&path) {
+            Ok(()) => true,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+            Err(error) => {
+                self.health.disk_error(Operation::RemoveBlob, &path, &error);
+                false
+            }
+        }
+    }
+
+    fn row(&self, digest: &Digest) -> Option<ContentRow> {
+        self.catalog.read("read blob", |connection| contents::get(connection, digest)).flatten()
+    }
+}
+
+/// Whether content of that digest can have that size: only one content is empty.
+pub(super) fn is_plausible(digest: &Digest, size: u64) -> bool {
+    size > 0 || *digest == Digest::of(digest.algorithm(), b"")
+}
+
+/// A manifest at rest, if it is there, of a size that manifests have, and what its name says.
+pub(super) fn read_manifest(fs: &dyn FileSystem, layout: &Layout, digest: &Digest) -> Option<Vec<u8>> {
+    let file = fs.open(&layout.blob(digest)).ok()?;
+    let size = usize::try_from(file.len().ok()?).ok().filter(|size| *size <= MANIFEST_MAX_BYTES)?;
+    let mut bytes = vec![0; size];
+    let mut filled = 0;
+    while filled < size {
+        match file.read_at(&mut bytes[filled..], filled as u64).ok()? {
+            0 => return None,
+            count => filled += count,
+        }
+    }
+    let mut hasher = Hasher::new(digest.algorithm());
+    hasher.update(&bytes);
+    (hasher.finish() == *digest).then_some(bytes)
+}
+
+/// What keeps a digest to its holder.
+pub(super) type DigestClaim = Claim<Digest>;

@@ -1,0 +1,134 @@
+//! The catalog's file as the rest of the store uses it: blocking reads on any thread, writes through the one that writes.
+//! It knows connections and transactions, not what is in the tables.
+
+use std::path::PathBuf;
+use std::sync::{Arc, mpsc};
+
+use rusqlite::Connection;
+
+use super::accesses::Accesses;
+use super::readers::Readers;
+use super::writer::{Command, Worker, Writer};
+use super::{CatalogError, schema};
+use crate::oci::Digest;
+use crate::store::budget::Budget;
+use crate::util::Clock;
+
+/// The open catalog. Dropping it waits for what was submitted.
+pub(in crate::store) struct Database {
+    writer: Writer,
+    readers: Arc<Readers>,
+    accesses: Arc<Accesses>,
+}
+
+impl Database {
+    /// Opens the catalog at `path`, or a new one in place of one that cannot be used, and starts the writer. The budget begins
+    /// with what the catalog says is at rest, and begins again whenever the catalog is replaced.
+    ///
+    /// `on_renewed` is called whenever the catalog is replaced later.
+    pub(in crate::store) fn open(
+        path: PathBuf,
+        max_bytes: u64,
+        clock: Arc<dyn Clock>,
+        on_renewed: Box<dyn Fn() + Send>,
+    ) -> Result<(Self, Budget), CatalogError> {
+        let opened = schema::open(&path, clock.unix_millis())?;
+        if opened.fresh {
+            tracing::info!(path = %path.display(), "a new catalog is made from blobs/ and refs/");
+        }
+        let budget = Budget::new(max_bytes, opened.at_rest, opened.blobs);
+        let readers = Arc::new(Readers::new(path.clone()));
+        let accesses = Arc::new(Accesses::default());
+        let worker = Worker {
+            path,
+            connection: Some(opened.connection),
+            readers: Arc::clone(&readers),
+            accesses: Arc::clone(&accesses),
+            budget: budget.clone(),
+            clock,
+            on_renewed,
+        };
+        let writer = Writer::start(worker).map_err(|error| CatalogError::Thread(Arc::new(error)))?;
+        Ok((Self { writer, readers, accesses }, budget))
+    }
+
+    /// Blocks, for microseconds as a rule.
+    pub(in crate::store) fn read<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, CatalogError> {
+        let (result, generation) = self.readers.read(work);
+        result.map_err(|error| {
+            if schema::is_corruption(&error) {
+                // The writer is gone at shutdown only; then the next start finds the corruption.
+                let _ = self.writer.send(Command::SetAside { generation });
+            }
+            error.into()
+        })
+    }
+
+    /// Blocks until `work` is committed, together with whatever else waits for the writer.
+    pub(in crate::store) fn write<T: Send + 'static>(
+        &self,
+        work: impl FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, CatalogError> {
+        self.write_then(work, |value| value)
+    }
+
+    /// As [`Database::write`]; `then` is called on the writer's thread in the moment after the commit, and not if there is none.
+    pub(in crate::store) fn write_then<T: Send + 'static, U: Send + 'static>(
+        &self,
+        work: impl FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        then: impl FnOnce(T) -> U + Send + 'static,
+    ) -> Result<U, CatalogError> {
+        let (answer, answered) = mpsc::sync_channel(1);
+        self.submit(work, move |outcome| {
+            // The receiver waits below.
+            let _ = answer.send(outcome.map(then));
+        });
+        answered.recv().unwrap_or(Err(CatalogError::Stopped))
+    }
+
+    /// As [`Database::write`], without waiting.
+    pub(in crate::store) fn submit<T: Send + 'static>(
+        &self,
+        work: impl FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        done: impl FnOnce(Result<T, CatalogError>) + Send + 'static,
+    ) {
+        self.writer.submit(work, done);
+    }
+
+    /// Notes an access of content whose last access in the catalog is `stored`; both in milliseconds since 1970.
+    pub(in crate::store) fn note_access(&self, digest: &Digest, stored: i64, now: i64) {
+        if self.accesses.note(digest, stored, now) {
+            // As above.
+            let _ = self.writer.send(Command::Flush);
+        }
+    }
+
+    /// Blocks until all accesses so far are in the catalog.
+    pub(in crate::store) fn flush_accesses(&self) -> Result<(), CatalogError> {
+        self.writer.send(Command::Flush).map_err(|_| CatalogError::Stopped)?;
+        self.write(|_| Ok(()))
+    }
+
+    /// Blocks while the whole file is looked through, and has it set aside if it is broken.
+    pub(in crate::store) fn check(&self) -> Result<(), CatalogError> {
+        let verdict = |connection: &Connection| connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
+        let (verdict, generation) = self.readers.read(verdict);
+        match verdict {
+            Ok(verdict) if verdict == "ok" => return Ok(()),
+            Ok(verdict) => tracing::warn!(%verdict, "the catalog is broken"),
+            Err(error) if schema::is_corruption(&error) => tracing::warn!(%error, "the catalog is broken"),
+            Err(error) => return Err(error.into()),
+        }
+        self.writer.send(Command::SetAside { generation }).map_err(|_| CatalogError::Stopped)
+    }
+
+    /// Has the catalog replaced as if it had been found to be broken, and waits until it is.
+    #[cfg(test)]
+    pub(in crate::store) fn set_aside(&self) {
+        let generation = self.readers.generation();
+        assert!(self.writer.send(Command::SetAside { generation }).is_ok(), "the writer lives as long as this");
+        while self.readers.generation() == generation {
+            std::thread::yield_now();
+        }
+    }
+}

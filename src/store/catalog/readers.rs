@@ -1,0 +1,91 @@
+//! A few connections that only read, lent to whoever asks from a thread that may block. They never write and never wait for the
+//! writer: WAL gives each of them a snapshot.
+
+use std::path::PathBuf;
+use std::sync::{Condvar, Mutex, PoisonError};
+
+use rusqlite::Connection;
+
+use super::schema;
+
+/// How many connections there are at most. A look-up takes some ten microseconds; each connection has a cache of its own.
+const MAX: usize = 4;
+
+/// The pool of connections.
+pub(super) struct Readers {
+    path: PathBuf,
+    state: Mutex<State>,
+    returned: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    idle: Vec<Connection>,
+    lent: usize,
+    /// Counts the files that have been the catalog: connections to an earlier one are of no use.
+    generation: u64,
+}
+
+/// A connection on loan. Returned when dropped.
+struct Loan<'a> {
+    readers: &'a Readers,
+    connection: Option<Connection>,
+    generation: u64,
+}
+
+impl Readers {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self { path, state: Mutex::default(), returned: Condvar::new() }
+    }
+
+    /// Runs `work` with a connection; blocks. Gives the generation of the file that was read, too.
+    pub(super) fn read<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> (rusqlite::Result<T>, u64) {
+        let mut loan = self.borrow();
+        let generation = loan.generation;
+        let connection = match loan.connection.take() {
+            Some(connection) => connection,
+            None => match schema::open_for_reading(&self.path) {
+                Ok(connection) => connection,
+                Err(error) => return (Err(error), generation),
+            },
+        };
+        let connection = loan.connection.insert(connection);
+        (work(connection), generation)
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.lock().generation
+    }
+
+    /// The catalog is another file from now on.
+    pub(super) fn renew(&self) {
+        let mut state = self.lock();
+        state.generation += 1;
+        state.idle.clear();
+    }
+
+    fn borrow(&self) -> Loan<'_> {
+        let mut state = self.lock();
+        while state.lent >= MAX {
+            state = self.returned.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.lent += 1;
+        Loan { readers: self, connection: state.idle.pop(), generation: state.generation }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Loan<'_> {
+    fn drop(&mut self) {
+        let mut state = self.readers.lock();
+        state.lent -= 1;
+        if state.generation == self.generation {
+            state.idle.extend(self.connection.take());
+        }
+        drop(state);
+        self.readers.returned.notify_one();
+    }
+}

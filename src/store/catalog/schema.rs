@@ -1,0 +1,165 @@
+//! The catalog's tables, and how its file is opened or, when it cannot be used, set aside. It never mends a catalog and never
+//! migrates one: the next walk over `blobs/` and `refs/` fills a new one.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+use super::{CatalogError, contents};
+
+/// Raised whenever the tables change.
+const VERSION: i64 = 1;
+
+/// Digests are stored as their 32 or 64 bytes: the length tells the algorithm.
+///
+/// `blob.protected` marks what is evicted last: manifests, and what is small. The triggers keep `total` equal to the sum over
+/// `blob` within every transaction, so that opening a large catalog does not have to add it up.
+const TABLES: &str = "
+CREATE TABLE repository (
+    id INTEGER PRIMARY KEY,
+    upstream TEXT NOT NULL,
+    name TEXT NOT NULL,
+    UNIQUE (upstream, name)
+);
+CREATE TABLE blob (
+    digest BLOB PRIMARY KEY,
+    size INTEGER NOT NULL,
+    accessed_at INTEGER NOT NULL,
+    protected INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX blob_by_access ON blob (protected, accessed_at, digest, size);
+CREATE TABLE total (bytes INTEGER NOT NULL, blobs INTEGER NOT NULL);
+INSERT INTO total VALUES (0, 0);
+CREATE TRIGGER blob_added AFTER INSERT ON blob BEGIN
+    UPDATE total SET bytes = bytes + new.size, blobs = blobs + 1;
+END;
+CREATE TRIGGER blob_removed AFTER DELETE ON blob BEGIN
+    UPDATE total SET bytes = bytes - old.size, blobs = blobs - 1;
+END;
+CREATE TRIGGER blob_resized AFTER UPDATE OF size ON blob BEGIN
+    UPDATE total SET bytes = bytes - old.size + new.size;
+END;
+CREATE TABLE manifest (
+    digest BLOB PRIMARY KEY,
+    media_type TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE tag (
+    repository INTEGER NOT NULL REFERENCES repository (id),
+    name TEXT NOT NULL,
+    digest BLOB NOT NULL,
+    media_type TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    checked_at INTEGER NOT NULL,
+    PRIMARY KEY (repository, name)
+) WITHOUT ROWID;
+CREATE TABLE listing (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    repository INTEGER NOT NULL REFERENCES repository (id),
+    question TEXT NOT NULL,
+    body BLOB NOT NULL,
+    link TEXT,
+    filters_applied TEXT,
+    checked_at INTEGER NOT NULL,
+    UNIQUE (repository, question)
+);
+CREATE TABLE link (
+    digest BLOB NOT NULL,
+    repository INTEGER NOT NULL REFERENCES repository (id),
+    kind INTEGER NOT NULL,
+    fetched INTEGER NOT NULL,
+    size INTEGER,
+    PRIMARY KEY (digest, repository, kind)
+) WITHOUT ROWID;
+";
+
+/// A catalog that is ready to be written.
+pub(super) struct Opened {
+    pub(super) connection: Connection,
+    /// It was made just now and knows nothing.
+    pub(super) fresh: bool,
+    /// Bytes of all content in it.
+    pub(super) at_rest: u64,
+    /// Number of contents in it.
+    pub(super) blobs: u64,
+}
+
+/// Opens the catalog at `path` for writing. One that is corrupt or of another version is set aside, with `now` (milliseconds
+/// since 1970) in its new name, and a new one made.
+pub(super) fn open(path: &Path, now: i64) -> Result<Opened, CatalogError> {
+    let reason = match try_open(path) {
+        Ok(Some(opened)) => return Ok(opened),
+        Ok(None) => "version",
+        Err(error) if is_corruption(&error) => "corrupt",
+        Err(error) => return Err(error.into()),
+    };
+    set_aside(path, reason, now)?;
+    try_open(path)?.ok_or(CatalogError::Unusable)
+}
+
+/// `None` if the catalog is of another version, or not a catalog at all.
+fn try_open(path: &Path) -> rusqlite::Result<Option<Opened>> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+    let mut connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(Duration::from_secs(5))?;
+    connection.set_prepared_statement_cache_capacity(64);
+    let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    let fresh = tables == 0 && version == 0;
+    if !fresh && version != VERSION {
+        return Ok(None);
+    }
+    // WAL with NORMAL: a commit survives the process, the last ones may be lost with the machine; refs/ and blobs/ are not.
+    connection.execute_batch(
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA temp_store = MEMORY;
+         PRAGMA cache_size = -16384; PRAGMA journal_size_limit = 67108864;",
+    )?;
+    if fresh {
+        let transaction = connection.transaction()?;
+        transaction.execute_batch(TABLES)?;
+        transaction.execute_batch(&format!("PRAGMA user_version = {VERSION}"))?;
+        transaction.commit()?;
+    }
+    let (at_rest, blobs) = match contents::total(&connection) {
+        Ok(total) => total,
+        Err(error) if is_corruption(&error) => return Err(error),
+        Err(_) => return Ok(None),
+    };
+    Ok(Some(Opened { connection, fresh, at_rest, blobs }))
+}
+
+/// Opens the catalog at `path` for reading.
+pub(super) fn open_for_reading(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(Duration::from_secs(5))?;
+    connection.set_prepared_statement_cache_capacity(32);
+    Ok(connection)
+}
+
+/// Whether the file is broken, rather than out of reach.
+pub(super) fn is_corruption(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+}
+
+/// Gives the catalog a name under which nobody opens it, so that the operator can look into it.
+pub(super) fn set_aside(path: &Path, reason: &'static str, now: i64) -> Result<(), CatalogError> {
+    let beside = |suffix: String| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        PathBuf::from(name)
+    };
+    tracing::warn!(path = %path.display(), reason, "the catalog is set aside; a new one is made from blobs/ and refs/");
+    for part in ["", "-wal", "-shm"] {
+        match fs::rename(beside(part.to_owned()), beside(format!(".{reason}-{now}{part}"))) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(CatalogError::SetAside(error.into())),
+            _ => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,218 @@
+//! The one thread that writes the catalog. It takes whatever jobs are waiting into one transaction and answers them when that is
+//! committed; a catalog that turns out to be broken is set aside and replaced, and the jobs run on the new one.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+
+use super::accesses::Accesses;
+use super::readers::Readers;
+use super::{CatalogError, contents, schema};
+use crate::store::budget::Budget;
+use crate::util::Clock;
+
+/// How long accesses wait in memory at most, if nothing else asks for them.
+const FLUSH_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How many jobs share a transaction at most.
+const BATCH: usize = 512;
+
+/// A handle to the thread. Dropping it lets the thread finish what it was given, and waits for that.
+pub(super) struct Writer {
+    commands: Option<Sender<Command>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What the thread works with.
+pub(super) struct Worker {
+    pub(super) path: PathBuf,
+    /// `None` after a new catalog could not be made: tried again with the next job.
+    pub(super) connection: Option<Connection>,
+    pub(super) readers: Arc<Readers>,
+    pub(super) accesses: Arc<Accesses>,
+    pub(super) budget: Budget,
+    pub(super) clock: Arc<dyn Clock>,
+    /// Called when the catalog was replaced by an empty one.
+    pub(super) on_renewed: Box<dyn Fn() + Send>,
+}
+
+pub(super) enum Command {
+    Job(Box<dyn Job>),
+    /// Store the accesses now.
+    Flush,
+    /// A reader found the catalog of this generation broken.
+    SetAside {
+        generation: u64,
+    },
+}
+
+/// A change of the catalog. It may be attempted more than once; only the last attempt counts.
+pub(super) trait Job: Send {
+    fn attempt(&mut self, connection: &Connection) -> rusqlite::Result<()>;
+    /// Called on the writer's thread, when the last attempt is committed or there will be no other.
+    fn finish(self: Box<Self>, outcome: Result<(), CatalogError>);
+}
+
+struct FnJob<T, W, D> {
+    work: W,
+    value: Option<T>,
+    done: D,
+}
+
+impl<T, W, D> Job for FnJob<T, W, D>
+where
+    T: Send,
+    W: FnMut(&Connection) -> rusqlite::Result<T> + Send,
+    D: FnOnce(Result<T, CatalogError>) + Send,
+{
+    fn attempt(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        self.value = Some((self.work)(connection)?);
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>, outcome: Result<(), CatalogError>) {
+        let Self { value, done, .. } = *self;
+        done(outcome.and_then(|()| value.ok_or(CatalogError::Stopped)));
+    }
+}
+
+// === impl Writer ===
+
+impl Writer {
+    pub(super) fn start(worker: Worker) -> std::io::Result<Self> {
+        let (commands, received) = mpsc::channel();
+        let thread = thread::Builder::new().name("larder-catalog".into()).spawn(move || worker.run(&received))?;
+        Ok(Self { commands: Some(commands), thread: Some(thread) })
+    }
+
+    /// Has `work` done within a transaction, then calls `done` on the writer's thread with what the committed attempt gave.
+    pub(super) fn submit<T: Send + 'static>(
+        &self,
+        work: impl FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        done: impl FnOnce(Result<T, CatalogError>) + Send + 'static,
+    ) {
+        if let Err(mpsc::SendError(Command::Job(job))) = self.send(Command::Job(Box::new(FnJob { work, value: None, done }))) {
+            job.finish(Err(CatalogError::Stopped));
+        }
+    }
+
+    pub(super) fn send(&self, command: Command) -> Result<(), mpsc::SendError<Command>> {
+        self.commands.as_ref().expect("the channel is closed by Drop alone").send(command)
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        drop(self.commands.take());
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the catalog's thread panicked");
+        }
+    }
+}
+
+// === impl Worker ===
+
+impl Worker {
+    fn run(mut self, commands: &Receiver<Command>) {
+        let mut flushed = Instant::now();
+        loop {
+            let mut jobs = Vec::new();
+            let mut flush = false;
+            let mut closed = false;
+            let mut next = match commands.recv_timeout(FLUSH_INTERVAL.saturating_sub(flushed.elapsed())) {
+                Ok(command) => Some(command),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => {
+                    closed = true;
+                    None
+                }
+            };
+            while let Some(command) = next {
+                match command {
+                    Command::Job(job) => jobs.push(job),
+                    Command::Flush => flush = true,
+                    Command::SetAside { generation } if generation == self.readers.generation() => self.set_aside(),
+                    Command::SetAside { .. } => {}
+                }
+                next = if jobs.len() < BATCH { commands.try_recv().ok() } else { None };
+            }
+            if flush || closed || flushed.elapsed() >= FLUSH_INTERVAL {
+                jobs.insert(0, self.store_accesses());
+                flushed = Instant::now();
+            }
+            self.run_all(jobs);
+            if closed {
+                // The last connection to be closed is one that can write, so that it leaves no log behind.
+                self.readers.renew();
+                return;
+            }
+        }
+    }
+
+    /// A job for what the accesses hold now. They are worth little: if it fails, they are lost.
+    fn store_accesses(&self) -> Box<dyn Job> {
+        let accesses = self.accesses.take();
+        let work =
+            move |connection: &Connection| accesses.iter().try_for_each(|(digest, at)| contents::touch(connection, digest, *at));
+        let done = |outcome: Result<(), CatalogError>| {
+            if let Err(error) = outcome {
+                tracing::warn!(%error, "access times could not be stored");
+            }
+        };
+        Box::new(FnJob { work, value: None, done })
+    }
+
+    fn run_all(&mut self, mut jobs: Vec<Box<dyn Job>>) {
+        if jobs.is_empty() {
+            return;
+        }
+        match self.transact(&mut jobs) {
+            Ok(()) => jobs.into_iter().for_each(|job| job.finish(Ok(()))),
+            // One of them may be to blame: each for itself.
+            Err(_) if jobs.len() > 1 => jobs.into_iter().for_each(|job| self.run_all(vec![job])),
+            Err(error) => jobs.into_iter().for_each(|job| job.finish(Err(error.clone()))),
+        }
+    }
+
+    /// All jobs in one transaction, on a new catalog if this one proves to be broken.
+    fn transact(&mut self, jobs: &mut [Box<dyn Job>]) -> Result<(), CatalogError> {
+        match transact(self.connection()?, jobs) {
+            Err(error) if schema::is_corruption(&error) => {
+                self.set_aside();
+                Ok(transact(self.connection()?, jobs)?)
+            }
+            outcome => Ok(outcome?),
+        }
+    }
+
+    fn connection(&mut self) -> Result<&mut Connection, CatalogError> {
+        if self.connection.is_none() {
+            let opened = schema::open(&self.path, self.clock.unix_millis())?;
+            self.budget.restart(opened.at_rest, opened.blobs);
+            self.connection = Some(opened.connection);
+            (self.on_renewed)();
+            self.readers.renew();
+        }
+        Ok(self.connection.as_mut().expect("made above"))
+    }
+
+    fn set_aside(&mut self) {
+        self.connection = None;
+        if let Err(error) = schema::set_aside(&self.path, "corrupt", self.clock.unix_millis()) {
+            tracing::error!(%error, "the catalog could not be set aside");
+        }
+        if let Err(error) = self.connection() {
+            tracing::error!(%error, "no new catalog could be made");
+        }
+    }
+}
+
+fn transact(connection: &mut Connection, jobs: &mut [Box<dyn Job>]) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    jobs.iter_mut().try_for_each(|job| job.attempt(&transaction))?;
+    transaction.commit()
+}

@@ -1,0 +1,70 @@
+//! The file system as the store uses it, behind traits so that tests and simulations can make any step fail.
+//! It knows nothing of digests or repositories, and never retries: what a failure means is the caller's to say.
+
+mod os;
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+pub use os::OsFileSystem;
+
+/// A small set of operations, each of which may block. Paths are absolute; none of them follows a symbolic link in the last
+/// component.
+pub trait FileSystem: Send + Sync + 'static {
+    /// Creates a file that is not there yet, for reading and writing by this user alone.
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn StoredFile>>;
+    /// Opens a regular file for reading. Anything else at that path is an error.
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn StoredFile>>;
+    fn metadata(&self, path: &Path) -> io::Result<Metadata>;
+    /// Makes a file read-only (mode 0444).
+    fn protect(&self, path: &Path) -> io::Result<()>;
+    /// Moves a file within the file system, atomically, in place of whatever file has that name.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Makes the names in a folder durable (`fsync` of the folder).
+    fn sync_folder(&self, folder: &Path) -> io::Result<()>;
+    /// Creates a folder and those above it, durably. It may be there already.
+    fn create_folder(&self, folder: &Path) -> io::Result<()>;
+    /// Removes a file.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// What is in a folder, in no order. Names that are not UTF-8 are left out: the store never made them.
+    fn list(&self, folder: &Path) -> io::Result<Vec<Entry>>;
+}
+
+/// An open file. Reading and writing is by position, so that one handle serves any number of readers.
+pub trait StoredFile: Send + Sync + 'static {
+    /// Reads what is there from `offset` on, which may be less than the buffer holds; 0 is the end of the file. May block.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// As [`StoredFile::read_at`], from memory only: [`io::ErrorKind::WouldBlock`] if the disk, or a kernel or sandbox that lacks
+    /// the system call, is in the way. Some kernels (5.9, 5.10) give less than what they have in memory.
+    fn try_read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// Writes all of `buffer` at `offset`. May block.
+    fn write_all_at(&self, buffer: &[u8], offset: u64) -> io::Result<()>;
+    /// Makes the content durable (`fdatasync`). A failure is final: the kernel may have dropped the data and say "fine" next time.
+    fn sync_data(&self) -> io::Result<()>;
+    /// The size in bytes.
+    fn len(&self) -> io::Result<u64>;
+
+    /// Whether the file is empty.
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+}
+
+/// What the file system says of a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Metadata {
+    pub is_file: bool,
+    /// Bytes.
+    pub size: u64,
+    /// When it was last written or read, in milliseconds since 1970-01-01 UTC; reads are noted as seldom as the mount says.
+    pub used_at: i64,
+}
+
+/// A name in a folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub name: String,
+    /// Not set for a symbolic link to a folder.
+    pub is_folder: bool,
+}

@@ -1,0 +1,180 @@
+//! The operating system's file system. It adds nothing to the system calls but the care not to follow symbolic links.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, IoSliceMut};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::OFlags;
+use rustix::io::{Errno, ReadWriteFlags};
+
+use super::{Entry, FileSystem, Metadata, StoredFile};
+
+/// The file system that the process sees.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OsFileSystem;
+
+struct OsFile(File);
+
+/// Flags for every `open`: no symbolic links, and no waiting for the other end of a FIFO that somebody put there.
+fn careful() -> i32 {
+    (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed()
+}
+
+// === impl OsFileSystem ===
+
+impl FileSystem for OsFileSystem {
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn StoredFile>> {
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).custom_flags(careful()).open(path)?;
+        Ok(Arc::new(OsFile(file)))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn StoredFile>> {
+        let file = OpenOptions::new().read(true).custom_flags(careful()).open(path)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
+        Ok(Arc::new(OsFile(file)))
+    }
+
+    fn metadata(&self, path: &Path) -> io::Result<Metadata> {
+        let metadata = fs::symlink_metadata(path)?;
+        let millis = |seconds: i64, nanos: i64| seconds.saturating_mul(1000).saturating_add(nanos / 1_000_000);
+        let written = millis(metadata.mtime(), metadata.mtime_nsec());
+        let read = millis(metadata.atime(), metadata.atime_nsec());
+        Ok(Metadata { is_file: metadata.is_file(), size: metadata.len(), used_at: written.max(read) })
+    }
+
+    fn protect(&self, path: &Path) -> io::Result<()> {
+        fs::set_permissions(path, Permissions::from_mode(0o444))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn sync_folder(&self, folder: &Path) -> io::Result<()> {
+        File::open(folder)?.sync_all()
+    }
+
+    fn create_folder(&self, folder: &Path) -> io::Result<()> {
+        match DirBuilder::new().mode(0o700).create(folder) {
+            Ok(()) => folder.parent().map_or(Ok(()), |parent| self.sync_folder(parent)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => match folder.parent() {
+                Some(parent) => self.create_folder(parent).and_then(|()| self.create_folder(folder)),
+                None => Err(error),
+            },
+            Err(error) => Err(error),
+        }
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn list(&self, folder: &Path) -> io::Result<Vec<Entry>> {
+        let mut entries = Vec::new();
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            let is_folder = entry.file_type()?.is_dir();
+            if let Ok(name) = entry.file_name().into_string() {
+                entries.push(Entry { name, is_folder });
+            }
+        }
+        Ok(entries)
+    }
+}
+
+// === impl OsFile ===
+
+impl StoredFile for OsFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        loop {
+            match self.0.read_at(buffer, offset) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
+            }
+        }
+    }
+
+    fn try_read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        match rustix::io::preadv2(&self.0, &mut [IoSliceMut::new(buffer)], offset, ReadWriteFlags::NOWAIT) {
+            // Not in memory; or the file system, the kernel or a seccomp filter does not do it.
+            Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::NOSYS | Errno::PERM | Errno::INTR) => {
+                Err(io::ErrorKind::WouldBlock.into())
+            }
+            result => Ok(result?),
+        }
+    }
+
+    fn write_all_at(&self, buffer: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_all_at(buffer, offset)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_read_as_it_was_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let file = OsFileSystem.create(&path).unwrap();
+        file.write_all_at(b"world", 6).unwrap();
+        file.write_all_at(b"hello ", 0).unwrap();
+        file.sync_data().unwrap();
+        let mut buffer = [0; 16];
+        assert_eq!(file.read_at(&mut buffer, 0).unwrap(), 11);
+        assert_eq!(&buffer[..11], b"hello world");
+        assert_eq!(file.read_at(&mut buffer, 11).unwrap(), 0);
+        match file.try_read_at(&mut buffer, 6) {
+            Ok(read) => assert_eq!(&buffer[..read], &b"world"[..read]),
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+        }
+        assert_eq!(OsFileSystem.create(&path).err().unwrap().kind(), io::ErrorKind::AlreadyExists);
+        let again = OsFileSystem.open(&path).unwrap();
+        assert_eq!(again.len().unwrap(), 11);
+        assert!(again.write_all_at(b"x", 0).is_err(), "what is opened cannot be written");
+    }
+
+    #[test]
+    fn only_regular_files_are_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("target");
+        fs::write(&target, b"secret").unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        let folder = dir.path().join("folder");
+        fs::create_dir(&folder).unwrap();
+        let fifo = dir.path().join("fifo");
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+        assert!(OsFileSystem.open(&target).is_ok());
+        for path in [&link, &folder, &fifo] {
+            assert!(OsFileSystem.open(path).is_err(), "{}", path.display());
+            assert!(!OsFileSystem.metadata(path).unwrap().is_file, "{}", path.display());
+        }
+        assert!(OsFileSystem.create(&link).is_err());
+    }
+
+    #[test]
+    fn folders_are_made_with_those_above() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("a/b/c");
+        OsFileSystem.create_folder(&deep).unwrap();
+        OsFileSystem.create_folder(&deep).unwrap();
+        assert!(deep.is_dir());
+        let entries = OsFileSystem.list(&dir.path().join("a")).unwrap();
+        assert_eq!(entries, [Entry { name: "b".into(), is_folder: true }]);
+    }
+}

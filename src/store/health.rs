@@ -1,0 +1,125 @@
+//! Counts and logs what goes wrong with the disk and the catalog. It never decides what follows from an error.
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::catalog::CatalogError;
+
+/// A step that the store takes on the disk. A closed list, so that metrics have a series for each from the start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Operation {
+    OpenBlob,
+    StatBlob,
+    RemoveBlob,
+    CreatePart,
+    StatPart,
+    WritePart,
+    SyncPart,
+    ProtectPart,
+    RenamePart,
+    RemovePart,
+    CreateFolder,
+    SyncFolder,
+    ListFolder,
+    ReadRef,
+    WriteRef,
+    RemoveRef,
+}
+
+/// Error counts since the store was opened.
+#[derive(Debug, Default)]
+pub(super) struct Health {
+    disk: [AtomicU64; Operation::ALL.len()],
+    catalog: AtomicU64,
+}
+
+// === impl Operation ===
+
+impl Operation {
+    pub(super) const ALL: [Self; 16] = [
+        Self::OpenBlob,
+        Self::StatBlob,
+        Self::RemoveBlob,
+        Self::CreatePart,
+        Self::StatPart,
+        Self::WritePart,
+        Self::SyncPart,
+        Self::ProtectPart,
+        Self::RenamePart,
+        Self::RemovePart,
+        Self::CreateFolder,
+        Self::SyncFolder,
+        Self::ListFolder,
+        Self::ReadRef,
+        Self::WriteRef,
+        Self::RemoveRef,
+    ];
+
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::OpenBlob => "open blob",
+            Self::StatBlob => "stat blob",
+            Self::RemoveBlob => "remove blob",
+            Self::CreatePart => "create part",
+            Self::StatPart => "stat part",
+            Self::WritePart => "write part",
+            Self::SyncPart => "sync part",
+            Self::ProtectPart => "protect part",
+            Self::RenamePart => "rename part",
+            Self::RemovePart => "remove part",
+            Self::CreateFolder => "create folder",
+            Self::SyncFolder => "sync folder",
+            Self::ListFolder => "list folder",
+            Self::ReadRef => "read ref",
+            Self::WriteRef => "write ref",
+            Self::RemoveRef => "remove ref",
+        }
+    }
+}
+
+// === impl Health ===
+
+impl Health {
+    /// Notes that `operation` on `path` failed.
+    pub(super) fn disk_error(&self, operation: Operation, path: &Path, error: &io::Error) {
+        self.disk[operation as usize].fetch_add(1, Ordering::Relaxed);
+        tracing::warn!(op = operation.as_str(), path = %path.display(), %error, "disk error in the store");
+    }
+
+    /// Notes that the catalog could not be asked or written.
+    pub(super) fn catalog_error(&self, what: &'static str, error: &CatalogError) {
+        self.catalog.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!(op = what, %error, "catalog error in the store");
+    }
+
+    /// Every operation with the number of times that it failed, zero included.
+    pub(super) fn disk_errors(&self) -> Vec<(&'static str, u64)> {
+        Operation::ALL
+            .into_iter()
+            .map(|operation| (operation.as_str(), self.disk[operation as usize].load(Ordering::Relaxed)))
+            .collect()
+    }
+
+    pub(super) fn catalog_errors(&self) -> u64 {
+        self.catalog.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_operation_counts_for_itself() {
+        let health = Health::default();
+        for (index, operation) in Operation::ALL.into_iter().enumerate() {
+            assert_eq!(operation as usize, index, "{operation:?} stands in the order of the list");
+            health.disk_error(operation, Path::new("x"), &io::Error::other("as the test wants"));
+        }
+        health.disk_error(Operation::SyncPart, Path::new("x"), &io::Error::other("as the test wants"));
+        for (name, count) in health.disk_errors() {
+            assert_eq!(count, if name == "sync part" { 2 } else { 1 }, "{name}");
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! A part in flight, from the first byte to its name among the blobs, or to nothing. It never looks at the bytes: the caller has
+//! verified them when it commits.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::blobs::Blobs;
+use super::budget::Reservation;
+use super::catalog::contents::ContentRow;
+use super::error::StoreError;
+use super::filesystem::StoredFile;
+use super::health::Operation;
+use super::{Content, off_thread};
+use crate::oci::Digest;
+
+/// By how many bytes a part of unknown size has its reservation grow.
+const STEP: u64 = 16 << 20;
+
+/// How many names are tried for a new part.
+const ATTEMPTS: usize = 16;
+
+/// Content that is being written. Dropping it aborts: the part is removed and its reservation given back.
+pub struct Ingest {
+    digest: Digest,
+    file: Arc<dyn StoredFile>,
+    part: Part,
+}
+
+/// The name of the file, and the room for it.
+struct Part {
+    blobs: Arc<Blobs>,
+    path: PathBuf,
+    /// Shared with the blocking work on it, so that a caller who does not wait for that loses nothing.
+    reservation: Arc<Mutex<Reservation>>,
+    /// Not set any more when the name is gone.
+    present: bool,
+}
+
+// === impl Ingest ===
+
+impl Ingest {
+    pub(super) async fn begin(blobs: Arc<Blobs>, digest: Digest, size: Option<u64>) -> Result<Self, StoreError> {
+        off_thread(move || Self::begin_blocking(blobs, digest, size)).await?
+    }
+
+    fn begin_blocking(blobs: Arc<Blobs>, digest: Digest, size: Option<u64>) -> Result<Self, StoreError> {
+        let mut reservation = blobs.budget.reservation();
+        match size {
+            Some(size) => blobs.reserve(&mut reservation, size)?,
+            None => reserve_in_steps(&blobs, &mut reservation, 1)?,
+        }
+        let (path, file) = create(&blobs, &digest)?;
+        let part = Part { blobs, path, reservation: Arc::new(Mutex::new(reservation)), present: true };
+        Ok(Self { digest, file, part })
+    }
+
+    /// The part, to write and to read from while it is written.
+    pub fn file(&self) -> Arc<dyn StoredFile> {
+        Arc::clone(&self.file)
+    }
+
+    /// Makes sure that the content may be `total` bytes long.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSpace`] if the budget has no room for that. What was reserved stays so.
+    pub async fn reserve(&mut self, total: u64) -> Result<(), StoreError> {
+        if self.part.reservation().bytes() >= total {
+            return Ok(());
+        }
+        let (blobs, reservation) = (Arc::clone(&self.part.blobs), Arc::clone(&self.part.reservation));
+        off_thread(move || {
+            let mut reservation = reservation.lock().unwrap_or_else(PoisonError::into_inner);
+            reserve_in_steps(&blobs, &mut reservation, total)
+        })
+        .await?
+    }
+
+    /// Gives the content its name. The caller has written `size` bytes and found them to hash to the digest. When this returns,
+    /// they are on the disk for good; the content it gives reads the file that was written.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then the part is gone. Content of the same digest that was there before may be gone, too.
+    pub async fn commit(self, size: u64) -> Result<Content, StoreError> {
+        off_thread(move || self.commit_blocking(size)).await?
+    }
+
+    fn commit_blocking(self, size: u64) -> Result<Content, StoreError> {
+        let Self { digest, file, mut part } = self;
+        let outcome = part.publish(&digest, &file, size);
+        part.abort();
+        outcome
+    }
+}
+
+// === impl Part ===
+
+impl Part {
+    fn reservation(&self) -> MutexGuard<'_, Reservation> {
+        self.reservation.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Verifies the size, makes the bytes durable, then the name, then enters both into the catalog, in this order.
+    fn publish(&mut self, digest: &Digest, file: &Arc<dyn StoredFile>, size: u64) -> Result<Content, StoreError> {
+        let blobs = Arc::clone(&self.blobs);
+        blobs.reserve(&mut self.reservation(), size)?;
+        let found = file.len().map_err(self.failed(Operation::StatPart))?;
+        if found != size {
+            let wrong = io::Error::new(io::ErrorKind::InvalidData, format!("it has {found} bytes instead of {size}"));
+            return Err(self.failed(Operation::StatPart)(wrong));
+        }
+        // The kernel may mark pages clean that it could not write, so that a second call says "fine": there is no second call.
+        file.sync_data().map_err(self.failed(Operation::SyncPart))?;
+        blobs.fs.protect(&self.path).map_err(self.failed(Operation::ProtectPart))?;
+
+        let _claim = blobs.claims.claim(digest);
+        let pin = blobs.pins.pin(digest).expect("content leaves only while its digest is held, and it is held here");
+        if let Err(error) = self.take_name(digest) {
+            // Whatever has the name now, the catalog shall say so.
+            blobs.align(digest);
+            return Err(error);
+        }
+        let row = ContentRow { size, accessed_at: blobs.clock.unix_millis() };
+        let reservation = self.reservation().take();
+        if let Err(error) = blobs.enter(digest, row, Some(reservation)) {
+            blobs.health.catalog_error("write blob", &error);
+            blobs.unlink(digest);
+            blobs.align(digest);
+            return Err(error.into());
+        }
+        Ok(Content::new(Arc::clone(file), size, pin))
+    }
+
+    fn take_name(&mut self, digest: &Digest) -> Result<(), StoreError> {
+        let blobs = Arc::clone(&self.blobs);
+        let (fs, path) = (&blobs.fs, blobs.layout.blob(digest));
+        let folder = blobs.layout.blob_folder(digest.algorithm(), digest.as_bytes()[0]);
+        match fs.rename(&self.path, &path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fs.create_folder(&folder).map_err(self.failed(Operation::CreateFolder))?;
+                fs.rename(&self.path, &path).map_err(self.failed(Operation::RenamePart))?;
+            }
+            outcome => outcome.map_err(self.failed(Operation::RenamePart))?,
+        }
+        self.present = false;
+        fs.sync_folder(&folder).map_err(|error| {
+            blobs.unlink(digest);
+            self.failed(Operation::SyncFolder)(error)
+        })
+    }
+
+    fn failed(&self, operation: Operation) -> impl FnOnce(io::Error) -> StoreError + use<'_> {
+        move |error| {
+            self.blobs.health.disk_error(operation, &self.path, &error);
+            StoreError::io(operation, error)
+        }
+    }
+
+    /// Removes the file, if its name is still there, and then gives the reservation back. Blocks.
+    fn abort(&mut self) {
+        if std::mem::take(&mut self.present) {
+            remove(&self.blobs, &self.path);
+        }
+        drop(self.reservation().take());
+    }
+}
+
+impl Drop for Part {
+    /// Removing a large file takes long, so this does not do it on an async thread.
+    fn drop(&mut self) {
+        if !std::mem::take(&mut self.present) {
+            return;
+        }
+        let (blobs, path, reservation) = (Arc::clone(&self.blobs), self.path.clone(), Arc::clone(&self.reservation));
+        let abort = move || {
+            remove(&blobs, &path);
+            drop(reservation.lock().unwrap_or_else(PoisonError::into_inner).take());
+        };
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(abort)),
+            Err(_) => abort(),
+        }
+    }
+}
+
+/// If this fails the next start does it.
+fn remove(blobs: &Blobs, path: &Path) {
+    match blobs.fs.remove(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => blobs.health.disk_error(Operation::RemovePart, path, &error),
+        _ => {}
+    }
+}
+
+fn create(blobs: &Blobs, digest: &Digest) -> Result<(PathBuf, Arc<dyn StoredFile>), StoreError> {
+    let mut attempts = 0;
+    loop {
+        let path = blobs.layout.part(digest, blobs.numbers.fetch_add(1, Ordering::Relaxed));
+        match blobs.fs.create(&path) {
+            Ok(file) => return Ok((path, file)),
+            // One that could not be removed at the start.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && attempts < ATTEMPTS => attempts += 1,
+            Err(error) => {
+                blobs.health.disk_error(Operation::CreatePart, &path, &error);
+                // The file may have been made all the same.
+                remove(blobs, &path);
+                return Err(StoreError::io(Operation::CreatePart, error));
+            }
+        }
+    }
+}
+
+/// Reserves more than what is needed now, so as not to be back at once; less if there is no room for that.
+fn reserve_in_steps(blobs: &Blobs, reservation: &mut Reservation, total: u64) -> Result<(), StoreError> {
+    match reservation.grow(total.checked_next_multiple_of(STEP).unwrap_or(total)) {
+        Ok(()) => Ok(()),
+        Err(_) => blobs.reserve(reservation, total),
+    }
+}

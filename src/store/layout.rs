@@ -1,0 +1,149 @@
+//! Where everything lies in the store's folder: paths from the vocabulary's types, and back. It does no I/O, and no path is ever
+//! made from a text that has not been parsed.
+
+use std::path::PathBuf;
+
+use crate::oci::{Algorithm, Digest, RepositoryName, Tag, UpstreamName};
+
+const TAGS: &str = "_tags";
+const MANIFESTS: &str = "_manifests";
+
+/// The paths of one store.
+#[derive(Clone, Debug)]
+pub(super) struct Layout {
+    root: PathBuf,
+}
+
+/// What a name in the folder of a repository below `refs/` stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RefsFolder<'a> {
+    /// `_tags`
+    Tags,
+    /// `_manifests`
+    Manifests,
+    /// A further component of a repository's name, perhaps.
+    Component(&'a str),
+}
+
+impl Layout {
+    pub(super) fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    pub(super) fn catalog(&self) -> PathBuf {
+        self.root.join("catalog.sqlite")
+    }
+
+    pub(super) fn blobs(&self) -> PathBuf {
+        self.root.join("blobs")
+    }
+
+    pub(super) fn ingest(&self) -> PathBuf {
+        self.root.join("ingest")
+    }
+
+    pub(super) fn refs(&self) -> PathBuf {
+        self.root.join("refs")
+    }
+
+    /// The folder of the blobs whose digest begins with the byte `first`.
+    pub(super) fn blob_folder(&self, algorithm: Algorithm, first: u8) -> PathBuf {
+        self.blobs().join(algorithm.name()).join(format!("{first:02x}"))
+    }
+
+    pub(super) fn blob(&self, digest: &Digest) -> PathBuf {
+        self.blob_folder(digest.algorithm(), digest.as_bytes()[0]).join(digest.hex())
+    }
+
+    /// A part in flight. `number` tells parts of the same content apart.
+    pub(super) fn part(&self, digest: &Digest, number: u64) -> PathBuf {
+        self.ingest().join(format!("{}.{number}.part", digest.hex()))
+    }
+
+    /// A small file on its way to `refs/`.
+    pub(super) fn temporary(&self, number: u64) -> PathBuf {
+        self.ingest().join(format!("{number}.tmp"))
+    }
+
+    /// Whether a name in `ingest/` is one that [`Layout::part`] or [`Layout::temporary`] gives.
+    pub(super) fn is_in_flight(name: &str) -> bool {
+        let number = |text: &str| text.parse::<u64>().is_ok();
+        let hex = |text: &str| Algorithm::ALL.into_iter().any(|algorithm| Digest::from_hex(algorithm, text).is_ok());
+        match name.split('.').collect::<Vec<_>>()[..] {
+            [digest, count, "part"] => hex(digest) && number(count),
+            [count, "tmp"] => number(count),
+            _ => false,
+        }
+    }
+
+    fn repository(&self, upstream: &UpstreamName, repository: &RepositoryName) -> PathBuf {
+        self.refs().join(upstream.as_str()).join(repository.as_str())
+    }
+
+    pub(super) fn tags(&self, upstream: &UpstreamName, repository: &RepositoryName) -> PathBuf {
+        self.repository(upstream, repository).join(TAGS)
+    }
+
+    pub(super) fn tag(&self, upstream: &UpstreamName, repository: &RepositoryName, tag: &Tag) -> PathBuf {
+        self.tags(upstream, repository).join(tag.as_str())
+    }
+
+    pub(super) fn manifests(&self, upstream: &UpstreamName, repository: &RepositoryName) -> PathBuf {
+        self.repository(upstream, repository).join(MANIFESTS)
+    }
+
+    pub(super) fn manifest(&self, upstream: &UpstreamName, repository: &RepositoryName, digest: &Digest) -> PathBuf {
+        self.manifests(upstream, repository).join(format!("{}-{}", digest.algorithm(), digest.hex()))
+    }
+
+    /// The digest of which [`Layout::manifest`] has `name` as the last component.
+    pub(super) fn parse_manifest(name: &str) -> Option<Digest> {
+        let (algorithm, hex) = name.split_once('-')?;
+        Digest::from_hex(algorithm.parse().ok()?, hex).ok()
+    }
+}
+
+impl<'a> RefsFolder<'a> {
+    /// No component of a repository's name begins with `_`.
+    pub(super) fn of(name: &'a str) -> Self {
+        match name {
+            TAGS => Self::Tags,
+            MANIFESTS => Self::Manifests,
+            component => Self::Component(component),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_as_documented() {
+        let layout = Layout::new("/srv".into());
+        let digest = Digest::sha256(b"");
+        let hex = digest.hex();
+        let (upstream, repository) = ("localhost:5000".parse().unwrap(), "a/b".parse().unwrap());
+        assert_eq!(layout.blob(&digest), PathBuf::from(format!("/srv/blobs/sha256/e3/{hex}")));
+        assert_eq!(
+            layout.tag(&upstream, &repository, &"v1".parse().unwrap()),
+            PathBuf::from("/srv/refs/localhost:5000/a/b/_tags/v1")
+        );
+        let manifest = layout.manifest(&upstream, &repository, &digest);
+        assert_eq!(manifest, PathBuf::from(format!("/srv/refs/localhost:5000/a/b/_manifests/sha256-{hex}")));
+        assert_eq!(Layout::parse_manifest(manifest.file_name().unwrap().to_str().unwrap()), Some(digest));
+    }
+
+    #[test]
+    fn only_our_own_names_are_in_flight() {
+        let layout = Layout::new("/srv".into());
+        for algorithm in Algorithm::ALL {
+            let part = layout.part(&Digest::of(algorithm, b"x"), 7);
+            assert!(Layout::is_in_flight(part.file_name().unwrap().to_str().unwrap()));
+        }
+        assert!(Layout::is_in_flight(layout.temporary(12).file_name().unwrap().to_str().unwrap()));
+        for name in ["", "x.tmp", "thesis.part", "abc.1.part", "..", ".tmp", "1.2.tmp"] {
+            assert!(!Layout::is_in_flight(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! The small files below `refs/`: what a tag pointed to, and as what a manifest was fetched from where. They are the truth from
+//! which the catalog can be made anew; when a tag was last checked is not in them.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::{Deserialize, Serialize};
+
+use super::filesystem::FileSystem;
+use super::health::{Health, Operation};
+use super::layout::Layout;
+use crate::oci::{Digest, MediaType, RepositoryName, Tag, UpstreamName};
+
+/// No ref is larger: the longest media type has 255 bytes, the longest digest 135.
+const MAX_BYTES: u64 = 4096;
+
+/// Reads and writes refs. Errors are logged and counted here; to the caller they are a ref that is not there.
+pub(super) struct Refs {
+    pub(super) layout: Arc<Layout>,
+    pub(super) fs: Arc<dyn FileSystem>,
+    pub(super) health: Arc<Health>,
+    /// Names the temporary files.
+    pub(super) numbers: Arc<AtomicU64>,
+}
+
+/// What a tag pointed to when it last moved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct TagRef {
+    pub(super) digest: Digest,
+    pub(super) media_type: MediaType,
+    /// Bytes.
+    pub(super) size: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct TagFile {
+    digest: String,
+    media_type: String,
+    size: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ManifestFile {
+    media_type: String,
+}
+
+impl Refs {
+    pub(super) fn tag(&self, upstream: &UpstreamName, repository: &RepositoryName, tag: &Tag) -> Option<TagRef> {
+        let file: TagFile = self.read(&self.layout.tag(upstream, repository, tag))?;
+        Some(TagRef { digest: file.digest.parse().ok()?, media_type: file.media_type.parse().ok()?, size: file.size })
+    }
+
+    /// Writes what the tag points to, unless it says so already.
+    pub(super) fn set_tag(&self, upstream: &UpstreamName, repository: &RepositoryName, tag: &Tag, to: &TagRef) {
+        if self.tag(upstream, repository, tag).as_ref() != Some(to) {
+            let TagRef { digest, media_type, size } = to;
+            let file = TagFile { digest: digest.to_string(), media_type: media_type.to_string(), size: *size };
+            self.write(&self.layout.tag(upstream, repository, tag), &file);
+        }
+    }
+
+    pub(super) fn remove_tag(&self, upstream: &UpstreamName, repository: &RepositoryName, tag: &Tag) {
+        self.remove(&self.layout.tag(upstream, repository, tag));
+    }
+
+    /// The tags of a repository, in lexical order.
+    pub(super) fn tags(&self, upstream: &UpstreamName, repository: &RepositoryName) -> Vec<Tag> {
+        let names = self.list(&self.layout.tags(upstream, repository));
+        let mut tags: Vec<Tag> = names.into_iter().filter_map(|(name, _)| name.parse().ok()).collect();
+        tags.sort_unstable();
+        tags
+    }
+
+    /// The media type with which a manifest was fetched from this repository; `None` if it was not.
+    pub(super) fn manifest(&self, upstream: &UpstreamName, repository: &RepositoryName, digest: &Digest) -> Option<MediaType> {
+        let file: ManifestFile = self.read(&self.layout.manifest(upstream, repository, digest))?;
+        file.media_type.parse().ok()
+    }
+
+    /// Notes that the manifest was fetched from this repository, unless that is noted already.
+    pub(super) fn set_manifest(
+        &self,
+        upstream: &UpstreamName,
+        repository: &RepositoryName,
+        digest: &Digest,
+        media_type: &MediaType,
+    ) {
+        if self.manifest(upstream, repository, digest).as_ref() != Some(media_type) {
+            let file = ManifestFile { media_type: media_type.to_string() };
+            self.write(&self.layout.manifest(upstream, repository, digest), &file);
+        }
+    }
+
+    pub(super) fn remove_manifest(&self, upstream: &UpstreamName, repository: &RepositoryName, digest: &Digest) {
+        self.remove(&self.layout.manifest(upstream, repository, digest));
+    }
+
+    /// The names in a folder, and whether each is a folder; none if there is no such folder.
+    pub(super) fn list(&self, folder: &Path) -> Vec<(String, bool)> {
+        match self.fs.list(folder) {
+            Ok(entries) => entries.into_iter().map(|entry| (entry.name, entry.is_folder)).collect(),
+            Err(error) => {
+                self.note(Operation::ListFolder, folder, &error);
+                Vec::new()
+            }
+        }
+    }
+
+    fn read<T: for<'de> Deserialize<'de>>(&self, path: &Path) -> Option<T> {
+        match self.read_bytes(path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "a ref that cannot be read is ignored"))
+                .ok(),
+            Err(error) => {
+                self.note(Operation::ReadRef, path, &error);
+                None
+            }
+        }
+    }
+
+    fn read_bytes(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let file = self.fs.open(path)?;
+        let size = file.len()?;
+        if size > MAX_BYTES {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "larger than a ref can be"));
+        }
+        let mut bytes = vec![0; usize::try_from(size).expect("at most MAX_BYTES")];
+        let mut filled = 0;
+        while filled < bytes.len() {
+            match file.read_at(&mut bytes[filled..], filled as u64)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                count => filled += count,
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Replaces the file as a whole, durably: there is never half a ref under its name.
+    fn write(&self, path: &Path, value: &impl Serialize) {
+        let bytes = serde_json::to_vec(value).expect("strings and numbers are JSON");
+        let temporary = self.layout.temporary(self.numbers.fetch_add(1, Ordering::Relaxed));
+        if let Err(error) = self.replace(path, &temporary, &bytes) {
+            self.note(Operation::WriteRef, path, &error);
+            // It may not be there any more, or never have been.
+            let _ = self.fs.remove(&temporary);
+        }
+    }
+
+    fn replace(&self, path: &Path, temporary: &Path, bytes: &[u8]) -> io::Result<()> {
+        let folder = path.parent().expect("a ref lies in a folder");
+        let file = self.fs.create(temporary)?;
+        file.write_all_at(bytes, 0)?;
+        file.sync_data()?;
+        match self.fs.rename(temporary, path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.fs.create_folder(folder)?;
+                self.fs.rename(temporary, path)?;
+            }
+            result => result?,
+        }
+        self.fs.sync_folder(folder)
+    }
+
+    fn remove(&self, path: &Path) {
+        let folder = path.parent().expect("a ref lies in a folder");
+        if let Err(error) = self.fs.remove(path).and_then(|()| self.fs.sync_folder(folder)) {
+            self.note(Operation::RemoveRef, path, &error);
+        }
+    }
+
+    /// That something is not there is no error.
+    fn note(&self, operation: Operation, path: &Path, error: &io::Error) {
+        if error.kind() != io::ErrorKind::NotFound || operation == Operation::WriteRef {
+            self.health.disk_error(operation, path, error);
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! The store as its callers see it, on a real file system in temporary folders, with every step that can fail made to fail.
+
+mod budget;
+mod catalog;
+mod conformance;
+mod crash;
+mod faults;
+mod support;

@@ -1,0 +1,273 @@
+//! What the tests of the store have in common: folders, clocks, a file system that fails on demand, and what must always hold.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::super::*;
+use crate::oci::{Algorithm, MediaType, RepositoryName, Tag, UpstreamName};
+
+/// How long anything may take before a test gives up.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(super) const ROOMY: u64 = 1 << 40;
+
+/// A clock that stands still until it is set.
+pub(super) struct TestClock(pub(super) AtomicI64);
+
+impl Clock for TestClock {
+    fn unix_millis(&self) -> i64 {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// A folder with a store in it, or none at the moment.
+pub(super) struct Home {
+    pub(super) dir: tempfile::TempDir,
+    pub(super) clock: Arc<TestClock>,
+}
+
+impl Home {
+    pub(super) fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap(), clock: Arc::new(TestClock(AtomicI64::new(1_000_000_000_000))) }
+    }
+
+    pub(super) fn try_open(&self, max_bytes: u64, fs: Arc<dyn FileSystem>) -> Result<Store, OpenError> {
+        let config = StoreConfig { dir: self.dir.path().to_owned(), max_bytes };
+        Store::open(config, fs, Arc::clone(&self.clock) as Arc<dyn Clock>)
+    }
+
+    pub(super) fn open(&self) -> Store {
+        self.try_open(ROOMY, Arc::new(OsFileSystem)).unwrap()
+    }
+
+    /// Opens the store and waits until its catalog agrees with the folder.
+    pub(super) async fn open_and_walk(&self) -> Store {
+        let store = self.open();
+        settled(&store).await;
+        store
+    }
+
+    /// Opens the store on a file system that fails; its operations are counted from now on.
+    pub(super) async fn open_faulty(&self, fs: FaultFs) -> Store {
+        let count = Arc::clone(&fs.count);
+        let store = self.try_open(ROOMY, Arc::new(fs)).unwrap();
+        settled(&store).await;
+        count.store(0, Ordering::SeqCst);
+        store
+    }
+
+    /// Makes the folder, and opens and closes a store in it, so that the next start finds all as it should be.
+    pub(super) async fn prepare(&self) {
+        drop(self.open_and_walk().await);
+        closed(self).await;
+    }
+
+    pub(super) fn path(&self, relative: &str) -> PathBuf {
+        self.dir.path().join(relative)
+    }
+
+    pub(super) fn blob(&self, digest: &Digest) -> PathBuf {
+        Layout::new(self.dir.path().to_owned()).blob(digest)
+    }
+
+    pub(super) fn advance(&self, minutes: i64) {
+        self.clock.0.fetch_add(minutes * 60_000, Ordering::SeqCst);
+    }
+
+    /// Bytes of all files among the blobs, each of which must hash to its name.
+    pub(super) fn verified_bytes(&self) -> u64 {
+        let mut total = 0;
+        for algorithm in Algorithm::ALL {
+            let folder = self.path("blobs").join(algorithm.name());
+            for file in list(&folder).iter().flat_map(|folder| list(folder)) {
+                let name = file.file_name().unwrap().to_str().unwrap().to_owned();
+                let bytes = std::fs::read(&file).unwrap();
+                assert_eq!(Digest::of(algorithm, &bytes).hex(), name, "a file is not what its name says");
+                total += bytes.len() as u64;
+            }
+        }
+        total
+    }
+
+    /// How many files are in flight.
+    pub(super) fn in_flight(&self) -> usize {
+        list(&self.path("ingest")).len()
+    }
+}
+
+fn list(folder: &Path) -> Vec<PathBuf> {
+    match std::fs::read_dir(folder) {
+        Ok(entries) => entries.map(|entry| entry.unwrap().path()).collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => panic!("{}: {error}", folder.display()),
+    }
+}
+
+/// Waits until `condition` holds.
+pub(super) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < PATIENCE, "{what}: not after {PATIENCE:?}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Waits until the catalog agrees with the folder.
+pub(super) async fn settled(store: &Store) {
+    eventually("the walk ends", || !store.stats().walking).await;
+}
+
+/// Waits until the last handle of a store that was dropped is gone, and its folder free.
+pub(super) async fn closed(home: &Home) {
+    eventually("the folder is free", || folder::Folder::claim(home.dir.path()).is_ok()).await;
+}
+
+/// Stores `content` whole.
+pub(super) async fn put(store: &Store, content: &[u8]) -> Result<Content, StoreError> {
+    let ingest = store.begin(Digest::sha256(content), Some(content.len() as u64)).await?;
+    write(&ingest, content).map_err(|source| StoreError::io(health::Operation::CreatePart, source))?;
+    ingest.commit(content.len() as u64).await
+}
+
+pub(super) fn write(ingest: &Ingest, content: &[u8]) -> io::Result<()> {
+    ingest.file().write_all_at(content, 0)
+}
+
+pub(super) fn read(content: &Content) -> Vec<u8> {
+    let mut bytes = vec![0; usize::try_from(content.size).unwrap()];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        let count = content.file.read_at(&mut bytes[filled..], filled as u64).unwrap();
+        assert!(count > 0, "the file is shorter than the content");
+        filled += count;
+    }
+    bytes
+}
+
+/// `size` bytes that no other `seed` gives.
+pub(super) fn bytes(seed: u8, size: usize) -> Vec<u8> {
+    (0..size).map(|index| seed.wrapping_add((index / 251) as u8).wrapping_mul(31).wrapping_add(index as u8)).collect()
+}
+
+pub(super) fn upstream(text: &str) -> UpstreamName {
+    text.parse().unwrap()
+}
+
+pub(super) fn repository(text: &str) -> RepositoryName {
+    text.parse().unwrap()
+}
+
+pub(super) fn tag(text: &str) -> Tag {
+    text.parse().unwrap()
+}
+
+pub(super) fn media_type(text: &str) -> MediaType {
+    text.parse().unwrap()
+}
+
+/// The operating system's file system, except that one operation fails.
+pub(super) struct FaultFs {
+    /// The operation of this number fails, and if `for_good` all after it.
+    pub(super) fails: u64,
+    pub(super) for_good: bool,
+    /// The operation that fails is done all the same: only its answer is an error.
+    pub(super) after_the_fact: bool,
+    pub(super) errno: i32,
+    /// The number of the next operation; [`FaultFs::UNCOUNTED`] lets all pass.
+    pub(super) count: Arc<AtomicU64>,
+}
+
+impl FaultFs {
+    pub(super) const UNCOUNTED: u64 = u64::MAX / 2;
+
+    /// One operation fails with EIO, once the count is set to 0.
+    pub(super) fn one(fails: u64) -> Self {
+        let count = Arc::new(AtomicU64::new(Self::UNCOUNTED));
+        Self { fails, for_good: false, after_the_fact: false, errno: 5, count }
+    }
+
+    fn step<T>(&self, operation: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        let number = self.count.fetch_add(1, Ordering::SeqCst);
+        let later = number > self.fails && number < Self::UNCOUNTED;
+        if number == self.fails || (self.for_good && later) {
+            if self.after_the_fact {
+                drop(operation()?);
+            }
+            return Err(io::Error::from_raw_os_error(self.errno));
+        }
+        operation()
+    }
+
+    fn file(&self, file: Arc<dyn StoredFile>) -> Arc<dyn StoredFile> {
+        let Self { fails, for_good, after_the_fact, errno, ref count } = *self;
+        Arc::new(FaultFile { faults: Self { fails, for_good, after_the_fact, errno, count: Arc::clone(count) }, file })
+    }
+}
+
+struct FaultFile {
+    faults: FaultFs,
+    file: Arc<dyn StoredFile>,
+}
+
+impl FileSystem for FaultFs {
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn StoredFile>> {
+        self.step(|| OsFileSystem.create(path)).map(|file| self.file(file))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn StoredFile>> {
+        self.step(|| OsFileSystem.open(path)).map(|file| self.file(file))
+    }
+
+    fn metadata(&self, path: &Path) -> io::Result<Metadata> {
+        self.step(|| OsFileSystem.metadata(path))
+    }
+
+    fn protect(&self, path: &Path) -> io::Result<()> {
+        self.step(|| OsFileSystem.protect(path))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.step(|| OsFileSystem.rename(from, to))
+    }
+
+    fn sync_folder(&self, folder: &Path) -> io::Result<()> {
+        self.step(|| OsFileSystem.sync_folder(folder))
+    }
+
+    fn create_folder(&self, folder: &Path) -> io::Result<()> {
+        self.step(|| OsFileSystem.create_folder(folder))
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.step(|| OsFileSystem.remove(path))
+    }
+
+    fn list(&self, folder: &Path) -> io::Result<Vec<Entry>> {
+        self.step(|| OsFileSystem.list(folder))
+    }
+}
+
+impl StoredFile for FaultFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.faults.step(|| self.file.read_at(buffer, offset))
+    }
+
+    fn try_read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.faults.step(|| self.file.try_read_at(buffer, offset))
+    }
+
+    fn write_all_at(&self, buffer: &[u8], offset: u64) -> io::Result<()> {
+        self.faults.step(|| self.file.write_all_at(buffer, offset))
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.faults.step(|| self.file.sync_data())
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.faults.step(|| self.file.len())
+    }
+}

@@ -1,0 +1,191 @@
+//! The walk over the whole folder that follows each start: the catalog learns what it does not know and forgets what is not there.
+//! It runs beside everything else, takes its time, and never removes anything but a blob that cannot be what its name says.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Weak};
+use std::thread;
+
+use super::blobs::{Blobs, is_plausible};
+use super::budget::Change;
+use super::catalog::contents::{self, ContentRow};
+use super::catalog::names::Place;
+use super::health::Operation;
+use super::layout::{Layout, RefsFolder};
+use crate::oci::{Algorithm, Digest, RepositoryName, UpstreamName};
+
+/// How many unknown contents enter the catalog in one transaction.
+const BATCH: usize = 512;
+
+/// Asks for walks. The walker ends when this is gone, or the store is.
+pub(super) struct Requester {
+    requests: Sender<()>,
+    pending: Pending,
+}
+
+/// The walks that were asked for and have not ended: while there is one, the catalog may not know all that is in the folder.
+#[derive(Clone, Default)]
+pub(super) struct Pending(Arc<AtomicUsize>);
+
+/// The store was closed.
+struct Closed;
+
+/// A folder below `refs/` that is still to be looked into.
+struct RefsStep {
+    upstream: UpstreamName,
+    /// The first components of a repository's name, perhaps all of them.
+    name: String,
+}
+
+impl Requester {
+    pub(super) fn new() -> (Self, Receiver<()>, Pending) {
+        let (requests, received) = mpsc::channel();
+        let pending = Pending::default();
+        (Self { requests, pending: pending.clone() }, received, pending)
+    }
+
+    pub(super) fn send(&self) {
+        self.pending.0.fetch_add(1, Ordering::SeqCst);
+        // There is no walker at shutdown only.
+        let _ = self.requests.send(());
+    }
+}
+
+impl Pending {
+    pub(super) fn is_any(&self) -> bool {
+        self.0.load(Ordering::SeqCst) > 0
+    }
+}
+
+/// Starts the thread that walks through the store's folder as often as it is asked to.
+pub(super) fn start(requests: Receiver<()>, pending: Pending, blobs: Weak<Blobs>) -> io::Result<()> {
+    let run = move || {
+        while requests.recv().is_ok() {
+            // What was asked for meanwhile is served by the walk that begins now.
+            let served = 1 + requests.try_iter().count();
+            if walk(&blobs).is_err() {
+                return;
+            }
+            pending.0.fetch_sub(served, Ordering::SeqCst);
+        }
+    };
+    thread::Builder::new().name("larder-walk".into()).spawn(run).map(drop)
+}
+
+/// The store is held for one step at a time, so that it can be closed in between.
+fn walk(blobs: &Weak<Blobs>) -> Result<(), Closed> {
+    let open = || blobs.upgrade().ok_or(Closed);
+    let store = open()?;
+    if let Err(error) = store.catalog.database.check() {
+        store.health.catalog_error("check", &error);
+    }
+    // Refs come first: with them a tag that is asked for brings back all that belongs to it.
+    let mut steps = upstreams(&store);
+    drop(store);
+    while let Some(step) = steps.pop() {
+        steps.extend(walk_refs(&*open()?, &step));
+    }
+    for first in 0..=u8::MAX {
+        walk_blobs(&*open()?, first);
+    }
+    let store = open()?;
+    let amounts = store.budget.amounts();
+    tracing::info!(blobs = amounts.blobs, size_bytes = amounts.at_rest, "the catalog is in agreement with the folder");
+    Ok(())
+}
+
+fn upstreams(store: &Blobs) -> Vec<RefsStep> {
+    let refs = &store.catalog.refs;
+    let folders = refs.list(&refs.layout.refs()).into_iter().filter(|(_, is_folder)| *is_folder);
+    folders.filter_map(|(name, _)| Some(RefsStep { upstream: name.parse().ok()?, name: String::new() })).collect()
+}
+
+/// Brings back what is in one folder, and gives the folders in it.
+fn walk_refs(store: &Blobs, step: &RefsStep) -> Vec<RefsStep> {
+    let refs = &store.catalog.refs;
+    let folder = refs.layout.refs().join(step.upstream.as_str()).join(&step.name);
+    let place = step.name.parse().ok().map(|repository| Place { upstream: step.upstream.clone(), repository });
+    let mut further = Vec::new();
+    for (name, is_folder) in refs.list(&folder) {
+        match (RefsFolder::of(&name), &place) {
+            _ if !is_folder => {}
+            (RefsFolder::Tags, Some(place)) => walk_tags(store, place),
+            (RefsFolder::Manifests, Some(place)) => walk_manifests(store, place),
+            (RefsFolder::Tags | RefsFolder::Manifests, None) => {}
+            (RefsFolder::Component(component), _) => {
+                let name = if step.name.is_empty() { component.to_owned() } else { format!("{}/{component}", step.name) };
+                if name.parse::<RepositoryName>().is_ok() {
+                    further.push(RefsStep { upstream: step.upstream.clone(), name });
+                }
+            }
+        }
+    }
+    further
+}
+
+fn walk_manifests(store: &Blobs, place: &Place) {
+    let refs = &store.catalog.refs;
+    for (name, _) in refs.list(&refs.layout.manifests(&place.upstream, &place.repository)) {
+        if let Some(digest) = Layout::parse_manifest(&name) {
+            store.catalog.review_manifest(place, &digest);
+        }
+    }
+}
+
+fn walk_tags(store: &Blobs, place: &Place) {
+    for tag in store.catalog.refs.tags(&place.upstream, &place.repository) {
+        store.catalog.review_tag(place, &tag);
+    }
+}
+
+/// Compares the files with the rows of the digests that begin with `first`. A file that has a row is not looked at: whether it has
+/// the size that it should have is seen when it is opened.
+fn walk_blobs(store: &Blobs, first: u8) {
+    let rows = store.catalog.read("list blobs", |connection| contents::beginning_with(connection, first));
+    let Some(rows) = rows else { return };
+    let mut without_file: HashMap<Digest, u64> = rows.into_iter().collect();
+    let mut without_row = Vec::new();
+    for algorithm in Algorithm::ALL {
+        let folder = store.layout.blob_folder(algorithm, first);
+        let entries = match store.fs.list(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return store.health.disk_error(Operation::ListFolder, &folder, &error),
+        };
+        for entry in entries {
+            if let Ok(digest) = Digest::from_hex(algorithm, &entry.name)
+                && digest.as_bytes()[0] == first
+                && without_file.remove(&digest).is_none()
+            {
+                without_row.push(digest);
+            }
+        }
+    }
+    without_row.chunks(BATCH).for_each(|digests| adopt(store, digests));
+    without_file.keys().for_each(|digest| store.reconcile(digest));
+}
+
+/// Enters files that have no rows. Whoever holds one of them at the moment makes its row, too.
+fn adopt(store: &Blobs, digests: &[Digest]) {
+    let mut found = Vec::new();
+    for digest in digests {
+        let Some(claim) = store.claims.try_claim(digest) else { continue };
+        match store.fs.metadata(&store.layout.blob(digest)) {
+            Ok(file) if file.is_file && is_plausible(digest, file.size) => {
+                found.push((*digest, ContentRow { size: file.size, accessed_at: file.used_at }, claim));
+            }
+            // Something is wrong with it, or it is gone.
+            _ => store.align(digest),
+        }
+    }
+    let rows: Vec<(Digest, ContentRow)> = found.iter().map(|(digest, row, _)| (*digest, *row)).collect();
+    let put = move |connection: &_| {
+        rows.iter().try_fold(Change::default(), |total, (digest, row)| Ok(total + contents::put(connection, digest, *row)?))
+    };
+    let budget = store.budget.clone();
+    if let Err(error) = store.catalog.database.write_then(put, move |change| budget.apply(change, None)) {
+        store.health.catalog_error("adopt blobs", &error);
+    }
+}

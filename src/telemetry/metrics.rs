@@ -1,0 +1,425 @@
+//! Metrics in Prometheus' text form. Every series exists from the start, and every label has a closed set of values: never a
+//! repository, a tag, a digest or a client.
+
+use std::fmt;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+/// Upper bounds of the histograms of durations, in seconds: a cached manifest to a large layer over a slow link.
+const SECONDS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0];
+
+/// The kinds of requests that clients make.
+const KINDS: [&str; 6] = ["version", "manifest", "blob", "tags", "referrers", "other"];
+
+/// The kinds of requests that upstreams are asked.
+const UPSTREAM_KINDS: [&str; 5] = ["manifest", "blob", "tags", "referrers", "token"];
+
+/// How requests end: by the class of their status, with the one apart that matters most.
+const STATUSES: [&str; 6] = ["2xx", "3xx", "4xx", "429", "5xx", "failed"];
+
+/// All metrics.
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<Labels<2>, Counter>,
+    responses: Family<Labels<1>, Counter>,
+    response_bytes: Family<Labels<1>, Counter>,
+    incomplete_responses: Counter,
+    first_byte: Family<Labels<1>, Histogram, fn() -> Histogram>,
+    duration: Family<Labels<1>, Histogram, fn() -> Histogram>,
+    connections: Gauge,
+    upstream_requests: Family<Labels<3>, Counter>,
+    upstream_bytes: Family<Labels<1>, Counter>,
+    upstream_duration: Family<Labels<1>, Histogram, fn() -> Histogram>,
+    upstream_ratelimit_remaining: Family<Labels<1>, Gauge>,
+    fill_joins: Counter,
+    fill_resumes: Family<Labels<1>, Counter>,
+    fills_ended: Family<Labels<1>, Counter>,
+    verification_failures: Family<Labels<1>, Counter>,
+    levels: LevelGauges,
+}
+
+/// A request that has been answered.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestFacts {
+    pub kind: &'static str,
+    /// What the cache did: one of the words that [`Metrics::new`] was given.
+    pub cache: &'static str,
+    pub status: u16,
+    pub bytes: u64,
+    pub first_byte: Duration,
+    pub duration: Duration,
+    /// Whether all of the body was handed to the connection.
+    pub is_complete: bool,
+}
+
+/// What is read off when metrics are scraped.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Levels {
+    pub fills_in_flight: u64,
+    pub cache_bytes: u64,
+    pub cache_reserved_bytes: u64,
+    pub cache_capacity_bytes: u64,
+    pub cache_blobs: u64,
+    pub evictions: u64,
+    pub evicted_bytes: u64,
+    pub disk_errors: u64,
+}
+
+struct LevelGauges {
+    fills_in_flight: Gauge<u64, AtomicU64>,
+    cache_bytes: Gauge<u64, AtomicU64>,
+    cache_reserved_bytes: Gauge<u64, AtomicU64>,
+    cache_capacity_bytes: Gauge<u64, AtomicU64>,
+    cache_blobs: Gauge<u64, AtomicU64>,
+    evictions: Counter,
+    evicted_bytes: Counter,
+    disk_errors: Counter,
+    resident_bytes: Gauge<u64, AtomicU64>,
+    open_descriptors: Gauge<u64, AtomicU64>,
+}
+
+/// Labels of a series: names with values out of closed sets, or the names of configured upstreams.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Labels<const N: usize>([(&'static str, std::borrow::Cow<'static, str>); N]);
+
+impl<const N: usize> EncodeLabelSet for Labels<N> {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        use prometheus_client::encoding::EncodeLabel;
+        for (name, value) in &self.0 {
+            (*name, value.as_ref()).encode(encoder.encode_label())?;
+        }
+        Ok(())
+    }
+}
+
+impl Metrics {
+    /// The media type of [`Metrics::encode`].
+    pub const CONTENT_TYPE: &'static str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+    /// Metrics for `upstreams`; `outcomes` are the words for what the cache can do for a request.
+    pub fn new<'a>(version: &'static str, upstreams: impl IntoIterator<Item = &'a str>, outcomes: &[&'static str]) -> Self {
+        let mut registry = Registry::with_prefix("larder");
+        let seconds: fn() -> Histogram = || Histogram::new(SECONDS);
+        let requests = Family::default();
+        let responses = Family::default();
+        let response_bytes = Family::default();
+        let incomplete_responses = Counter::default();
+        let first_byte = Family::new_with_constructor(seconds);
+        let duration = Family::new_with_constructor(seconds);
+        let connections = Gauge::default();
+        let upstream_requests = Family::default();
+        let upstream_bytes = Family::default();
+        let upstream_duration = Family::new_with_constructor(seconds);
+        let upstream_ratelimit_remaining = Family::default();
+        let fill_joins = Counter::default();
+        let fill_resumes = Family::default();
+        let fills_ended = Family::default();
+        let verification_failures = Family::default();
+
+        let build: Family<Labels<1>, Gauge> = Family::default();
+        build.get_or_create(&Labels([("version", version.into())])).set(1);
+        registry.register("build_info", "The version of Larder", build);
+        registry.register("requests", "Requests of clients, by kind and by what the cache did", requests.clone());
+        registry.register("responses", "Responses to clients, by class of status", responses.clone());
+        registry.register_with_unit("response", "Bytes of bodies sent to clients", Unit::Bytes, response_bytes.clone());
+        registry.register("incomplete_responses", "Responses whose body was not sent to its end", incomplete_responses.clone());
+        registry.register_with_unit(
+            "time_to_first_byte",
+            "From a request to the first byte of its body",
+            Unit::Seconds,
+            first_byte.clone(),
+        );
+        registry.register_with_unit(
+            "request_duration",
+            "From a request to the end of its answer",
+            Unit::Seconds,
+            duration.clone(),
+        );
+        registry.register("connections", "Connections of clients", connections.clone());
+        registry.register(
+            "upstream_requests",
+            "HTTP requests to upstreams, by upstream, kind and class of status",
+            upstream_requests.clone(),
+        );
+        registry.register_with_unit(
+            "upstream_received",
+            "Bytes of bodies read from upstreams",
+            Unit::Bytes,
+            upstream_bytes.clone(),
+        );
+        registry.register_with_unit(
+            "upstream_duration",
+            "From a request to an upstream to its headers",
+            Unit::Seconds,
+            upstream_duration.clone(),
+        );
+        registry.register(
+            "upstream_ratelimit_remaining",
+            "Pulls that the upstream last said are left; -1 while it has said nothing",
+            upstream_ratelimit_remaining.clone(),
+        );
+        registry.register("fill_joins", "Requests that joined a fill under way", fill_joins.clone());
+        registry.register(
+            "fill_resumes",
+            "Times that a fill asked for the rest of a body that ended early",
+            fill_resumes.clone(),
+        );
+        registry.register("fills_ended", "Fills that ended, by how", fills_ended.clone());
+        registry.register(
+            "verification_failures",
+            "Contents whose bytes were not what their digest or size says: never kept, never served whole",
+            verification_failures.clone(),
+        );
+        let levels = LevelGauges::register(&mut registry);
+        let this = Self {
+            registry,
+            requests,
+            responses,
+            response_bytes,
+            incomplete_responses,
+            first_byte,
+            duration,
+            connections,
+            upstream_requests,
+            upstream_bytes,
+            upstream_duration,
+            upstream_ratelimit_remaining,
+            fill_joins,
+            fill_resumes,
+            fills_ended,
+            verification_failures,
+            levels,
+        };
+        this.zero(upstreams, outcomes);
+        this
+    }
+
+    /// Has every series exist before it counts, so that a rate over the first event is not lost.
+    fn zero<'a>(&self, upstreams: impl IntoIterator<Item = &'a str>, outcomes: &[&'static str]) {
+        for kind in KINDS {
+            for outcome in outcomes.iter().copied().chain(["none", "error"]) {
+                let _ = self.requests.get_or_create(&Labels([("kind", kind.into()), ("cache", outcome.into())]));
+            }
+            let _ = self.response_bytes.get_or_create(&Labels([("kind", kind.into())]));
+            let _ = self.first_byte.get_or_create(&Labels([("kind", kind.into())]));
+            let _ = self.duration.get_or_create(&Labels([("kind", kind.into())]));
+        }
+        for status in STATUSES.iter().filter(|status| !matches!(**status, "429" | "failed")) {
+            let _ = self.responses.get_or_create(&Labels([("status", (*status).into())]));
+        }
+        for result in ["stored", "not-stored", "failed"] {
+            let _ = self.fills_ended.get_or_create(&Labels([("result", result.into())]));
+        }
+        for upstream in upstreams {
+            let label = || ("upstream", upstream.to_owned().into());
+            for kind in UPSTREAM_KINDS {
+                for status in STATUSES {
+                    let labels = Labels([label(), ("kind", kind.into()), ("status", status.into())]);
+                    let _ = self.upstream_requests.get_or_create(&labels);
+                }
+            }
+            let _ = self.upstream_bytes.get_or_create(&Labels([label()]));
+            let _ = self.upstream_duration.get_or_create(&Labels([label()]));
+            let _ = self.fill_resumes.get_or_create(&Labels([label()]));
+            let _ = self.verification_failures.get_or_create(&Labels([label()]));
+            self.upstream_ratelimit_remaining.get_or_create(&Labels([label()])).set(-1);
+        }
+    }
+
+    /// All metrics as text.
+    ///
+    /// # Errors
+    /// Never in practice: the text goes to memory.
+    pub fn encode(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+
+    pub fn request(&self, facts: &RequestFacts) {
+        let kind = || Labels([("kind", facts.kind.into())]);
+        self.requests.get_or_create(&Labels([("kind", facts.kind.into()), ("cache", facts.cache.into())])).inc();
+        self.responses.get_or_create(&Labels([("status", class(facts.status).into())])).inc();
+        self.response_bytes.get_or_create(&kind()).inc_by(facts.bytes);
+        self.first_byte.get_or_create(&kind()).observe(facts.first_byte.as_secs_f64());
+        self.duration.get_or_create(&kind()).observe(facts.duration.as_secs_f64());
+        if !facts.is_complete {
+            self.incomplete_responses.inc();
+        }
+    }
+
+    pub fn connection_opened(&self) {
+        self.connections.inc();
+    }
+
+    pub fn connection_closed(&self) {
+        self.connections.dec();
+    }
+
+    /// An upstream was asked, and answered with `status`; 0 if it did not.
+    pub fn upstream_asked(&self, upstream: &str, kind: &'static str, status: u16, took: Duration) {
+        let status = if status == 429 { "429" } else { class(status) };
+        let labels = Labels([("upstream", upstream.to_owned().into()), ("kind", kind.into()), ("status", status.into())]);
+        self.upstream_requests.get_or_create(&labels).inc();
+        self.upstream_duration.get_or_create(&of(upstream)).observe(took.as_secs_f64());
+    }
+
+    pub fn upstream_received(&self, upstream: &str, bytes: u64) {
+        self.upstream_bytes.get_or_create(&of(upstream)).inc_by(bytes);
+    }
+
+    pub fn upstream_rate_limit(&self, upstream: &str, remaining: u64) {
+        let remaining = i64::try_from(remaining).unwrap_or(i64::MAX);
+        self.upstream_ratelimit_remaining.get_or_create(&of(upstream)).set(remaining);
+    }
+
+    pub fn fill_joined(&self) {
+        self.fill_joins.inc();
+    }
+
+    pub fn fill_resumed(&self, upstream: &str) {
+        self.fill_resumes.get_or_create(&of(upstream)).inc();
+    }
+
+    /// `result` is `stored`, `not-stored` or `failed`.
+    pub fn fill_ended(&self, result: &'static str) {
+        self.fills_ended.get_or_create(&Labels([("result", result.into())])).inc();
+    }
+
+    pub fn verification_failed(&self, upstream: &str) {
+        self.verification_failures.get_or_create(&of(upstream)).inc();
+    }
+
+    /// Sets what is read off at a scrape.
+    pub fn set_levels(&self, levels: &Levels) {
+        self.levels.set(levels);
+    }
+}
+
+impl LevelGauges {
+    fn register(registry: &mut Registry) -> Self {
+        let this = Self {
+            fills_in_flight: Gauge::default(),
+            cache_bytes: Gauge::default(),
+            cache_reserved_bytes: Gauge::default(),
+            cache_capacity_bytes: Gauge::default(),
+            cache_blobs: Gauge::default(),
+            evictions: Counter::default(),
+            evicted_bytes: Counter::default(),
+            disk_errors: Counter::default(),
+            resident_bytes: Gauge::default(),
+            open_descriptors: Gauge::default(),
+        };
+        registry.register("fills_in_flight", "Contents that are being fetched", this.fills_in_flight.clone());
+        registry.register_with_unit("cache_used", "Bytes of content at rest", Unit::Bytes, this.cache_bytes.clone());
+        registry.register_with_unit(
+            "cache_reserved",
+            "Bytes reserved for content in flight",
+            Unit::Bytes,
+            this.cache_reserved_bytes.clone(),
+        );
+        registry.register_with_unit(
+            "cache_capacity",
+            "Bytes that the cache may take",
+            Unit::Bytes,
+            this.cache_capacity_bytes.clone(),
+        );
+        registry.register("cache_blobs", "Contents at rest", this.cache_blobs.clone());
+        registry.register("evictions", "Contents evicted to make room", this.evictions.clone());
+        registry.register_with_unit("evicted", "Bytes evicted to make room", Unit::Bytes, this.evicted_bytes.clone());
+        registry.register("disk_errors", "Operations on the cache's disk that failed", this.disk_errors.clone());
+        registry.register_with_unit(
+            "process_resident",
+            "Resident memory of the process",
+            Unit::Bytes,
+            this.resident_bytes.clone(),
+        );
+        registry.register("process_open_descriptors", "Open file descriptors of the process", this.open_descriptors.clone());
+        this
+    }
+
+    fn set(&self, levels: &Levels) {
+        self.fills_in_flight.set(levels.fills_in_flight);
+        self.cache_bytes.set(levels.cache_bytes);
+        self.cache_reserved_bytes.set(levels.cache_reserved_bytes);
+        self.cache_capacity_bytes.set(levels.cache_capacity_bytes);
+        self.cache_blobs.set(levels.cache_blobs);
+        raise(&self.evictions, levels.evictions);
+        raise(&self.evicted_bytes, levels.evicted_bytes);
+        raise(&self.disk_errors, levels.disk_errors);
+        self.resident_bytes.set(resident_bytes().unwrap_or(0));
+        self.open_descriptors.set(std::fs::read_dir("/proc/self/fd").map_or(0, |descriptors| descriptors.count() as u64));
+    }
+}
+
+fn of(upstream: &str) -> Labels<1> {
+    Labels([("upstream", upstream.to_owned().into())])
+}
+
+/// Brings a counter up to a total that somebody else counts.
+fn raise(counter: &Counter, total: u64) {
+    counter.inc_by(total.saturating_sub(counter.get()));
+}
+
+fn class(status: u16) -> &'static str {
+    match status / 100 {
+        1 | 2 => "2xx",
+        3 => "3xx",
+        4 => "4xx",
+        5 => "5xx",
+        _ => "failed",
+    }
+}
+
+/// The resident set, from `/proc/self/statm`, whose second field counts pages.
+fn resident_bytes() -> Option<u64> {
+    let pages: u64 = std::fs::read_to_string("/proc/self/statm").ok()?.split(' ').nth(1)?.parse().ok()?;
+    Some(pages * rustix::param::page_size() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_series_exists_from_the_start_and_counts() {
+        let metrics = Metrics::new("1.0", ["docker.io"], &["hit", "miss"]);
+        let has = |line: &str| {
+            let text = metrics.encode().unwrap();
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        };
+        has(r#"larder_requests_total{kind="blob",cache="hit"} 0"#);
+        has(r#"larder_upstream_requests_total{upstream="docker.io",kind="manifest",status="429"} 0"#);
+        has(r#"larder_verification_failures_total{upstream="docker.io"} 0"#);
+        has(r#"larder_upstream_ratelimit_remaining{upstream="docker.io"} -1"#);
+        has(r#"larder_build_info{version="1.0"} 1"#);
+        let facts = RequestFacts {
+            kind: "blob",
+            cache: "hit",
+            status: 206,
+            bytes: 42,
+            first_byte: Duration::from_millis(2),
+            duration: Duration::from_millis(3),
+            is_complete: false,
+        };
+        metrics.request(&facts);
+        metrics.upstream_asked("docker.io", "manifest", 429, Duration::from_millis(1));
+        metrics.set_levels(&Levels { evictions: 3, cache_bytes: 7, ..Levels::default() });
+        metrics.set_levels(&Levels { evictions: 3, cache_bytes: 5, ..Levels::default() });
+        has(r#"larder_requests_total{kind="blob",cache="hit"} 1"#);
+        has(r#"larder_response_bytes_total{kind="blob"} 42"#);
+        has(r#"larder_responses_total{status="2xx"} 1"#);
+        has("larder_incomplete_responses_total 1");
+        has(r#"larder_upstream_requests_total{upstream="docker.io",kind="manifest",status="429"} 1"#);
+        has("larder_evictions_total 3");
+        has("larder_cache_used_bytes 5");
+    }
+}

@@ -1,0 +1,151 @@
+//! Everything that can go wrong with an upstream, as one value that can be kept and given to many waiters. Its text names hosts
+//! and statuses; it never holds a credential, a token, a query or a user name.
+
+use std::fmt;
+use std::time::Duration;
+
+/// Why a question has no answer, or why a body ended early. Cheap enough to clone for every waiter.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UpstreamError {
+    /// 404 or 410.
+    #[error("the upstream does not have it")]
+    NotFound,
+    /// 401 after authentication was tried once, 403, or a token server that gave no token.
+    #[error("{by} denied access (status {status}{})", .code.as_deref().map(|code| format!(", {code}")).unwrap_or_default())]
+    Denied {
+        status: u16,
+        /// Who said so: with [`Party::TokenServer`] it is the credential that is at fault.
+        by: Party,
+        /// The first code of an OCI error body, e.g. `DENIED`: upper-case letters and `_` only.
+        code: Option<String>,
+    },
+    /// 429 from the registry, its token server or its CDN.
+    #[error("the upstream limits the rate of requests{}", .retry_after.map(|after| format!("; it asks to wait {} s", after.as_secs())).unwrap_or_default())]
+    RateLimited { retry_after: Option<Duration> },
+    /// 416.
+    #[error("the upstream has no such range")]
+    RangeNotSatisfiable,
+    /// Any other status that is no answer: 5xx, 405, 400, ...
+    #[error("the upstream answered with status {status}")]
+    Status { status: u16 },
+    #[error("the upstream took too long ({phase})")]
+    Timeout { phase: Phase },
+    /// Name resolution, connect or TLS failed.
+    #[error("the upstream cannot be reached: {reason}")]
+    Unreachable { reason: String },
+    /// The connection was cut, or what came is not what HTTP or the token protocol allows, or has another length than declared.
+    #[error("the upstream's answer is broken: {reason}")]
+    Broken { reason: String },
+    /// One of our own rules said no.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+}
+
+/// What was being waited for when time ran out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// For our own limit on requests per second.
+    Queue,
+    /// Name resolution, TCP and TLS together.
+    Connect,
+    /// From the request to the answer's headers.
+    Headers,
+    /// For the next byte of a body.
+    Body,
+    /// For a token, from the request to its last byte.
+    Token,
+}
+
+/// Who of those at the other end it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Party {
+    /// The registry, or where it redirected to.
+    Registry,
+    /// The identity provider that the registry's challenge names.
+    TokenServer,
+}
+
+/// A rule of ours that an upstream ran into. The texts name hosts only.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The challenge names a token server that this upstream is not trusted to name.
+    #[error("the realm at {host} is not trusted: {why}")]
+    Realm { host: String, why: &'static str },
+    /// A redirect leads where none may lead.
+    #[error("the redirect to {host} is not followed: {why}")]
+    Redirect { host: String, why: &'static str },
+    /// A host outside the configuration has, or resolves to, none but private addresses.
+    #[error("{host} has no public address")]
+    Address { host: String },
+    /// The body has a content coding, although none was asked for: its bytes would not be those of the digest.
+    #[error("{host} answered with content coding {coding:?}")]
+    Encoded { host: String, coding: String },
+}
+
+/// Why a registry cannot be set up from its configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    #[error("the upstream's URL must be http(s)://host[:port][/path], without user, query or fragment")]
+    BadUrl,
+    #[error("the realm must be an http(s) URL without user and fragment")]
+    BadRealm,
+    #[error("a credential is sent only over https or to this machine itself")]
+    CredentialInClear,
+    #[error("the user agent is not a valid header value")]
+    BadUserAgent,
+    #[error("the CA certificates cannot be read: {0}")]
+    BadCa(String),
+    #[error("the HTTP client cannot be set up: {0}")]
+    Client(String),
+}
+
+impl UpstreamError {
+    /// The registry denies access, with this status.
+    pub fn denied(status: u16) -> Self {
+        Self::Denied { status, by: Party::Registry, code: None }
+    }
+
+    /// Whether the same question may have an answer from the same upstream right now.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Timeout { phase } => *phase != Phase::Queue,
+            Self::Status { status } => matches!(status, 408 | 500 | 502 | 503 | 504),
+            Self::Unreachable { .. } | Self::Broken { .. } => true,
+            Self::NotFound | Self::Denied { .. } | Self::RateLimited { .. } | Self::RangeNotSatisfiable | Self::Refused(_) => {
+                false
+            }
+        }
+    }
+
+    /// The HTTP status behind it, if an answer was.
+    pub fn status_code(&self) -> Option<u16> {
+        match self {
+            Self::NotFound => Some(404),
+            Self::Denied { status, .. } | Self::Status { status } => Some(*status),
+            Self::RateLimited { .. } => Some(429),
+            Self::RangeNotSatisfiable => Some(416),
+            Self::Timeout { .. } | Self::Unreachable { .. } | Self::Broken { .. } | Self::Refused(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Queue => "waiting for our own rate limit",
+            Self::Connect => "connecting",
+            Self::Headers => "waiting for its answer",
+            Self::Body => "waiting for more of the body",
+            Self::Token => "waiting for a token",
+        })
+    }
+}
+
+impl fmt::Display for Party {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Registry => "the upstream",
+            Self::TokenServer => "the upstream's token server",
+        })
+    }
+}

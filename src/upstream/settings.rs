@@ -1,0 +1,76 @@
+//! What an operator says about one upstream, and the checks that a registry is not built without. It reads no files.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use reqwest::header::HeaderValue;
+use url::{Host, Url};
+
+use super::error::BuildError;
+use crate::oci::UpstreamName;
+use crate::util::Secret;
+
+/// One upstream, as the operator configured it.
+#[derive(Clone, Debug)]
+pub struct RegistryConfig {
+    pub name: UpstreamName,
+    /// Where its `/v2/` is; a path before that is kept. Plain `http` is for those who said so here, and takes no credential
+    /// unless the host is this machine itself.
+    pub url: Url,
+    /// User and password, sent as HTTP Basic to the token server, or to the registry itself if that is what it asks for.
+    pub credential: Option<(String, Secret)>,
+    /// The token server, whatever a challenge says. Without it, a challenge may name one on the same host or registrable domain.
+    pub realm: Option<Url>,
+    /// Origins that a redirect may lead to wherever they are: in plain http, or at private addresses.
+    pub trusted_redirects: Vec<url::Origin>,
+    /// PEM certificates trusted in addition to the system's. May be empty.
+    pub ca: Vec<u8>,
+    /// The most requests begun per second, tokens and redirects included; bursts are twice that.
+    pub requests_per_second: NonZeroU32,
+    /// For name resolution, TCP and TLS together.
+    pub connect_timeout: Duration,
+    /// For each request, from its start until the headers of its answer; also for a whole token exchange.
+    pub headers_timeout: Duration,
+    /// The longest time that a body may bring no byte.
+    pub stall_timeout: Duration,
+    pub user_agent: String,
+}
+
+impl RegistryConfig {
+    /// Refuses what could only fail, or leak, later.
+    pub(super) fn check(&self) -> Result<(), BuildError> {
+        let plain_url = |url: &Url| {
+            matches!(url.scheme(), "http" | "https") && url.has_host() && !has_userinfo(url) && url.fragment().is_none()
+        };
+        if !plain_url(&self.url) || self.url.query().is_some() {
+            return Err(BuildError::BadUrl);
+        }
+        if self.realm.as_ref().is_some_and(|realm| !plain_url(realm)) {
+            return Err(BuildError::BadRealm);
+        }
+        if HeaderValue::from_str(&self.user_agent).is_err() {
+            return Err(BuildError::BadUserAgent);
+        }
+        let mut receivers = std::iter::once(&self.url).chain(&self.realm);
+        if self.credential.is_some() && !receivers.all(may_carry_secrets) {
+            return Err(BuildError::CredentialInClear);
+        }
+        Ok(())
+    }
+}
+
+/// Whether `url` names a user or a password.
+pub(super) fn has_userinfo(url: &Url) -> bool {
+    !url.username().is_empty() || url.password().is_some()
+}
+
+/// Whether nobody on the way can read what is sent to `url`.
+fn may_carry_secrets(url: &Url) -> bool {
+    url.scheme() == "https"
+        || match url.host() {
+            Some(Host::Domain(name)) => name == "localhost",
+            Some(Host::Ipv4(address)) => address.is_loopback(),
+            Some(Host::Ipv6(address)) => address.is_loopback(),
+            None => false,
+        }
+}
