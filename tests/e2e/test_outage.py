@@ -39,6 +39,15 @@ def test_something_new_fails_truthfully_and_soon(larder: Larder, hub: Hub, shelf
     assert answer.json()["errors"]
 
 
+@pytest.mark.larder(freshness="0s")
+def test_half_an_image_is_not_begun(larder: Larder, hub: Hub, shelf: Shelf) -> None:
+    """Only the manifest is cached. Podman would take it and then fail at the blobs; refused, it can go elsewhere."""
+    path = "/v2/library/tiny/manifests/1"
+    assert http.get(larder.address, path).status == 200
+    hub.go_down()
+    assert http.get(larder.address, path).status in (502, 503, 504)
+
+
 def test_upstream_comes_back(larder: Larder, hub: Hub, shelf: Shelf) -> None:
     """After an outage Larder finds upstream again without being restarted."""
     hub.go_down()

@@ -20,6 +20,9 @@ PASSWORD = f"canary-password-{secrets.token_hex(8)}"
 #: The hub's: the API under /v2/, the issuer of tokens, and where blobs are redirected to.
 LISTENERS = ("registry", "token", "cdn")
 
+#: What goes wrong with an answer, as the kit's `Action` is written in JSON: `{"corrupt": {"offset": 1}}`, `"chunked"`.
+Action = dict[str, Any] | str
+
 
 @dataclass(frozen=True)
 class Request:
@@ -148,6 +151,18 @@ class Hub:
         headers = [["Content-Type", "application/json"], ["Retry-After", str(retry_after)]]
         answer = {"answer": {"status": status, "headers": headers, "body": body}}
         self._fault({"listener": "registry", "actions": [answer]})
+
+    def spoil(self, digest: str, *actions: Action) -> None:
+        """Spoils the CDN's next answer with this blob, once, by these actions."""
+        self._fault({"listener": "cdn", "path_contains": [digest], "times": 1, "actions": list(actions)})
+
+    def spoiled(self) -> int:
+        """How many answers were spoiled so far."""
+        return sum(fault["fired"] for fault in self.control("GET", "/faults"))
+
+    def revoke_tokens(self) -> None:
+        """Makes every token that was issued invalid."""
+        self.control("POST", "/revoke-tokens")
 
     def hold(self, digest: str, *, after: int) -> Gate:
         """Holds every answer with this blob when `after` bytes of it are sent."""

@@ -19,6 +19,7 @@ class Settings:
 
     freshness: str = "1h"
     max_size: str = "4GB"
+    stall: str = "20s"
     username: str | None = None
     password: str | None = None
 
@@ -114,6 +115,9 @@ max_size = {quote(self._settings.max_size)}
 
 [freshness]
 tags = {quote(self._settings.freshness)}
+
+[timeouts]
+stall = {quote(self._settings.stall)}
 
 [log]
 level = "debug"

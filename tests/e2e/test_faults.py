@@ -1,0 +1,81 @@
+"""Upstream misbehaves while it is read. The client gets right bytes all the same, and does not notice.
+
+The clients are Podman of Debian 12 and curl, for neither ever goes on with a body that ended early.
+"""
+
+from __future__ import annotations
+
+from http.client import IncompleteRead
+
+import pytest
+
+from conftest import Shelf
+from lib import http
+from lib.clients.fleet import Fleet
+from lib.hub import Action, Hub
+from lib.images import Layer
+from lib.larder import Larder
+from lib.process import wait_until
+
+#: Where in the layer it happens.
+HALFWAY = 500_000
+
+
+def layer_of(shelf: Shelf) -> Layer:
+    """The first layer of library/tiny: busybox, 1 MB."""
+    return shelf.tiny.amd64.layers[0]
+
+
+@pytest.mark.larder(stall="1s")
+@pytest.mark.parametrize("name", ["podman", "curl"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param({"cut": {"at": HALFWAY, "with": "fin"}}, id="cut"),
+        pytest.param({"cut": {"at": HALFWAY, "with": "rst"}}, id="reset"),
+        pytest.param({"hold": {"at": HALFWAY}}, id="stalled"),
+        pytest.param("chunked", id="no-length"),
+    ],
+)
+def test_a_fault_at_the_cdn_does_not_reach_the_client(
+    fault: Action, name: str, larder: Larder, hub: Hub, clients: Fleet, shelf: Shelf
+) -> None:
+    """One pull, one fault in the middle of it, and the pull succeeds."""
+    hub.spoil(layer_of(shelf).digest, fault)
+    clients[name].fetch(shelf.tiny)
+    clients[name].clear()
+    assert hub.spoiled() == 1
+
+
+def test_after_a_cut_only_the_rest_is_read(larder: Larder, hub: Hub, clients: Fleet, shelf: Shelf) -> None:
+    """Larder goes on with Range where the CDN stopped."""
+    layer = layer_of(shelf)
+    hub.spoil(layer.digest, {"cut": {"at": HALFWAY, "with": "fin"}})
+    clients["curl"].fetch(shelf.tiny)
+    clients["curl"].clear()
+    reads = [request for request in hub.traffic().blob_reads if layer.digest in request.path]
+    assert [request.body_bytes for request in reads] == [HALFWAY, len(layer.blob) - HALFWAY]
+
+
+def test_wrong_bytes_are_neither_completed_nor_kept(larder: Larder, hub: Hub, shelf: Shelf) -> None:
+    """One flipped byte at the very end; whoever reads along never gets the whole of it, and the next read is right."""
+    layer = layer_of(shelf)
+    hub.spoil(layer.digest, {"corrupt": {"offset": len(layer.blob) - 1}})
+    target = f"/v2/library/tiny/blobs/{layer.digest}"
+    with http.stream(larder.address, target) as answer:
+        try:
+            got = answer.read()
+        except IncompleteRead as cut:
+            got = cut.partial
+    assert got == layer.blob[: len(got)], "a byte that upstream got wrong was passed on"
+    assert hub.spoiled() == 1
+    wait_until(lambda: http.get(larder.address, target).status == 200, "the blob to be fetched anew")
+    assert http.get(larder.address, target).body == layer.blob
+
+
+def test_a_revoked_token_is_replaced(larder: Larder, hub: Hub, shelf: Shelf) -> None:
+    """Upstream refuses the token that Larder has; Larder gets another one, and nobody notices."""
+    first, second = shelf.tiny.amd64.layers[:2]
+    assert http.get(larder.address, f"/v2/library/tiny/blobs/{first.digest}").body == first.blob
+    hub.revoke_tokens()
+    assert http.get(larder.address, f"/v2/library/tiny/blobs/{second.digest}").body == second.blob
