@@ -46,8 +46,7 @@ def test_cache_status_tells_that_an_answer_is_stale(larder: Larder, hub: Hub, cl
     clients["curl"].clear()
     hub.go_down()
     status = http.get(larder.address, MANIFEST).headers["Cache-Status"]
-    assert status.startswith("larder; hit")
-    assert "stale" in status
+    assert "fwd=stale" in status, status
 
 
 def test_it_lives_and_is_ready_while_upstream_is_away(larder: Larder, hub: Hub) -> None:

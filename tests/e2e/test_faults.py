@@ -26,6 +26,16 @@ def layer_of(shelf: Shelf) -> Layer:
     return shelf.tiny.amd64.layers[0]
 
 
+def read_as_far_as_it_goes(address: str, target: str) -> bytes:
+    """What comes of a body before the connection ends; nothing if there is an error in its place."""
+    try:
+        answer = http.get(address, target)
+    except IncompleteRead as cut:
+        return cut.partial
+    assert answer.status in (200, 502, 503), answer
+    return answer.body if answer.status == 200 else b""
+
+
 @pytest.mark.larder(stall="1s")
 @pytest.mark.parametrize("name", ["podman", "curl"])
 @pytest.mark.parametrize(
@@ -62,11 +72,8 @@ def test_wrong_bytes_are_neither_completed_nor_kept(larder: Larder, hub: Hub, sh
     layer = layer_of(shelf)
     hub.spoil(layer.digest, {"corrupt": {"offset": len(layer.blob) - 1}})
     target = f"/v2/library/tiny/blobs/{layer.digest}"
-    with http.stream(larder.address, target) as answer:
-        try:
-            got = answer.read()
-        except IncompleteRead as cut:
-            got = cut.partial
+    got = read_as_far_as_it_goes(larder.address, target)
+    assert len(got) < len(layer.blob)
     assert got == layer.blob[: len(got)], "a byte that upstream got wrong was passed on"
     assert hub.spoiled() == 1
     wait_until(lambda: http.get(larder.address, target).status == 200, "the blob to be fetched anew")
