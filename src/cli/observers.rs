@@ -7,7 +7,7 @@ use crate::fill::{self, FillError, Source};
 use crate::mirror::{CacheOutcome, Mirror};
 use crate::oci::UpstreamName;
 use crate::telemetry::{Levels, Metrics};
-use crate::upstream;
+use crate::upstream::{self, UpstreamError};
 
 /// The words for what the cache can do, as metrics know them.
 pub(super) fn outcomes() -> Vec<&'static str> {
@@ -43,6 +43,8 @@ impl fill::Observer for FillCounts {
         let upstream = source.upstream.as_str();
         match error {
             None => self.0.fill_ended("stored"),
+            // No failure of anybody: the access log says what was asked for and not there.
+            Some(FillError::Upstream(UpstreamError::NotFound)) => self.0.fill_ended("not-found"),
             Some(error) if error.is_local() => {
                 tracing::warn!(upstream, repository = %source.repository, %error, "a blob could not be kept");
                 self.0.fill_ended("not-stored");

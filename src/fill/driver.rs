@@ -14,9 +14,10 @@ use super::origin::{self, Opened};
 use crate::oci::Hasher;
 use crate::store::{Ingest, StoreError};
 use crate::upstream::{Body, UpstreamError};
+use crate::util::jitter;
 
-/// How many times in a row the upstream may fail without one more byte having arrived.
-const TRIES_WITHOUT_PROGRESS: u32 = 4;
+/// How many more times the upstream is asked after it failed, without one more byte having arrived.
+const TRIES_WITHOUT_PROGRESS: u32 = 3;
 
 /// The pause before the second try, doubled for each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -56,13 +57,12 @@ async fn run(fills: &Fills, fill: &Fill, expected_size: Option<u64>) -> Result<(
         fill.verify(content.size);
         return Ok(());
     }
-    let Opened { size, body } = origin::open(source, fill.digest(), 0, expected_size).await?;
+    let mut tries = Tries::default();
+    let Opened { size, mut body } = open(fills, fill, 0, expected_size, &mut tries).await?;
     let ingest = fills.store().begin(*fill.digest(), size).await?;
     fill.begin(size, ingest.file());
 
     let mut arrival = Arrival { fill, ingest, hasher: Hasher::new(fill.digest().algorithm()), position: 0, size };
-    let mut tries = Tries::default();
-    let mut body = body;
     loop {
         let before = arrival.position;
         let error = match arrival.receive(body).await {
@@ -73,7 +73,10 @@ async fn run(fills: &Fills, fill: &Fill, expected_size: Option<u64>) -> Result<(
         if arrival.position > before {
             tries = Tries::default();
         }
-        body = resume(fills, &arrival, &mut tries, error).await?;
+        tracing::info!(blob.digest = %fill.digest(), upstream = %source.upstream, at_bytes = arrival.position, %error, "upstream body ended early; asking for the rest");
+        tries.pause(error).await?;
+        fills.resumed(fill);
+        body = open(fills, fill, arrival.position, arrival.size, &mut tries).await?.body;
     }
 
     let Arrival { ingest, hasher, position: size, .. } = arrival;
@@ -86,22 +89,23 @@ async fn run(fills: &Fills, fill: &Fill, expected_size: Option<u64>) -> Result<(
     Ok(())
 }
 
-/// Asks for the rest of a body that ended with `error`, until there is one or the tries are used up.
-/// The new body continues at the arrival's position.
-async fn resume(fills: &Fills, arrival: &Arrival<'_>, tries: &mut Tries, mut error: UpstreamError) -> Result<Body, FillError> {
-    let fill = arrival.fill;
-    let position = arrival.position;
+/// Asks for the content from `position` on, until there is an answer or the tries are used up.
+async fn open(fills: &Fills, fill: &Fill, position: u64, size: Option<u64>, tries: &mut Tries) -> Result<Opened, FillError> {
     loop {
-        let Some(pause) = tries.next_pause() else { return Err(error.into()) };
-        tracing::info!(blob.digest = %fill.digest(), upstream = %fill.source().upstream, at_bytes = position, %error, "upstream body ended early; asking for the rest");
-        tokio::time::sleep(pause).await;
-        fills.resumed(fill);
-        match origin::open(fill.source(), fill.digest(), position, arrival.size).await {
-            Ok(opened) => return Ok(opened.body),
-            Err(FillError::Upstream(next)) if next.is_transient() => error = next,
-            Err(next) => return Err(next),
+        match origin::open(fill.source(), fill.digest(), position, size).await {
+            Err(FillError::Upstream(error)) if is_worth_another_try(&error, position) => {
+                tries.pause(error).await?;
+                fills.resumed(fill);
+            }
+            opened => return opened,
         }
     }
+}
+
+fn is_worth_another_try(error: &UpstreamError, position: u64) -> bool {
+    // Whoever waits for the first byte has a deadline: what took long once is not tried again before it.
+    let is_late = position == 0 && matches!(error, UpstreamError::Timeout { .. });
+    error.is_transient() && !is_late
 }
 
 /// Content on its way into its part.
@@ -223,16 +227,14 @@ impl Batch {
 struct Tries(u32);
 
 impl Tries {
-    /// How long to wait before the next try, with jitter; `None` when there is to be none.
-    fn next_pause(&mut self) -> Option<Duration> {
+    /// Waits before another try is made because of `error`, which comes back if there is to be none.
+    async fn pause(&mut self, error: UpstreamError) -> Result<(), UpstreamError> {
         if self.0 == TRIES_WITHOUT_PROGRESS {
-            return None;
+            return Err(error);
         }
-        let pause = FIRST_PAUSE * 2_u32.pow(self.0);
+        tokio::time::sleep(jitter(FIRST_PAUSE * 2_u32.pow(self.0))).await;
         self.0 += 1;
-        let mut random = [0; 1];
-        let share = getrandom::fill(&mut random).map_or(1.0, |()| 0.5 + f64::from(random[0]) / 512.0);
-        Some(pause.mul_f64(share))
+        Ok(())
     }
 }
 

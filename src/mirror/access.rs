@@ -1,10 +1,16 @@
 //! Who may read what: decided per (upstream, repository, digest), never per digest. That content is on our disk does not mean that
 //! the repository named in a request has it.
 
+use std::time::Duration;
+
 use super::{ContentKey, Mirror, MirrorError, MissingKey, Place};
 use crate::oci::{Digest, Reference};
 use crate::store::{Kind, Link};
-use crate::upstream::{Head, Method, Question, Target, UpstreamError};
+use crate::upstream::{Answer, Head, Method, Question, Target, UpstreamError};
+use crate::util::jitter;
+
+/// The pause before an upstream is asked once more.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// What is known of a repository's right to content, before anybody is asked.
 pub(super) enum Access {
@@ -110,14 +116,24 @@ impl Mirror {
         result.unwrap_or_else(|| Err(MirrorError::abandoned()))
     }
 
+    /// Asks the upstream, and once more if it failed in a way that passes quickly. What took long is not asked again: the client's
+    /// deadline has not become later.
+    pub(super) async fn ask(&self, place: &Place, question: Question) -> Result<Answer, UpstreamError> {
+        match place.upstream.origin.ask(question.clone()).await {
+            Err(error) if error.is_transient() && !matches!(error, UpstreamError::Timeout { .. }) => {
+                tokio::time::sleep(jitter(PAUSE)).await;
+                place.upstream.origin.ask(question).await
+            }
+            result => result,
+        }
+    }
+
     /// Asks the upstream for the headers alone. Where it does not know HEAD, a GET is begun and not read.
     pub(super) async fn head(&self, place: &Place, target: Target) -> Result<Head, UpstreamError> {
         let question = |method| Question { repository: place.repository.clone(), target: target.clone(), method };
-        match place.upstream.origin.ask(question(Method::Head)).await {
+        match self.ask(place, question(Method::Head)).await {
             Ok(answer) => Ok(answer.head),
-            Err(UpstreamError::Status { status: 400 | 405 | 501 }) => {
-                Ok(place.upstream.origin.ask(question(Method::Get)).await?.head)
-            }
+            Err(UpstreamError::Status { status: 400 | 405 | 501 }) => Ok(self.ask(place, question(Method::Get)).await?.head),
             Err(error) => Err(error),
         }
     }

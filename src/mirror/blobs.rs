@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::access::Access;
 use super::{CacheOutcome, ContentKey, Lookup, Mirror, MirrorError, Place};
-use crate::fill::{Fill, FillError, Joined, Readable, Source, Through};
+use crate::fill::{FillError, Joined, Readable, Source, Through};
 use crate::oci::Digest;
 use crate::store::{Content, Kind};
 
@@ -80,6 +80,8 @@ impl Mirror {
             let (fill, outcome) = match self.shared.fills.fill(key.digest, &source, access.size()) {
                 Joined::Began(fill) => (fill, CacheOutcome::Miss),
                 Joined::InFlight(fill) => (fill, CacheOutcome::Joined),
+                // Our disk's fault, not the content's: a client that resumes is served without the disk.
+                Joined::Broken(error) if error.is_local() => return self.pass_through(place, key, access.size(), &error).await,
                 Joined::Broken(error) => return Err(MirrorError::Broken(error)),
             };
             let of_this_place = fill.source().is(&source);
@@ -87,33 +89,31 @@ impl Mirror {
             if !of_this_place && matches!(access, Access::Unproven { .. }) {
                 self.confirm(place, key).await?;
             }
-            match self.opened(place, key, fill).await {
-                Ok(content @ Readable::Through(_)) => {
-                    return Ok(BlobAnswer { content, lookup: Lookup::of(CacheOutcome::PassedThrough) });
+            match fill.opened().await {
+                Ok(_) => {
+                    self.grant(key).await;
+                    return Ok(BlobAnswer { content: Readable::InFlight(fill), lookup: Lookup::of(outcome) });
                 }
-                Ok(content) => return Ok(BlobAnswer { content, lookup: Lookup::of(outcome) }),
+                Err(error) if error.is_local() => return self.pass_through(place, key, access.size(), &error).await,
                 // Another repository's failure says nothing about ours.
                 Err(_) if !of_this_place && !joined_another => joined_another = true,
-                Err(error) => return Err(error),
+                Err(error) => return Err(self.fill_error(key, error)),
             }
         }
     }
 
-    /// Waits for `fill` to have something to read. Where the cache cannot keep it, the content passes through instead.
-    async fn opened(&self, place: &Place, key: &ContentKey, fill: Arc<Fill>) -> Result<Readable, MirrorError> {
-        match fill.opened().await {
-            Ok(_) => {
-                self.grant(key).await;
-                Ok(Readable::InFlight(fill))
-            }
-            Err(error) if error.is_local() => {
-                tracing::warn!(blob.digest = %key.digest, upstream = %key.upstream, %error, "passing a blob through without keeping it");
-                let through =
-                    Through::open(source_of(place), key.digest, None).await.map_err(|error| self.fill_error(key, error))?;
-                Ok(Readable::Through(Arc::new(through)))
-            }
-            Err(error) => Err(self.fill_error(key, error)),
-        }
+    /// The blob straight from the upstream, because the cache cannot keep it.
+    async fn pass_through(
+        &self,
+        place: &Place,
+        key: &ContentKey,
+        size: Option<u64>,
+        cause: &FillError,
+    ) -> Result<BlobAnswer, MirrorError> {
+        tracing::warn!(blob.digest = %key.digest, upstream = %key.upstream, %cause, "passing a blob through without keeping it");
+        let through = Through::open(source_of(place), key.digest, size).await.map_err(|error| self.fill_error(key, error))?;
+        let lookup = Lookup::of(CacheOutcome::PassedThrough);
+        Ok(BlobAnswer { content: Readable::Through(Arc::new(through)), lookup })
     }
 
     fn fill_error(&self, key: &ContentKey, error: FillError) -> MirrorError {

@@ -173,7 +173,7 @@ impl Mirror {
             }
             error
         };
-        let Answer { head, body } = place.upstream.origin.ask(question).await.map_err(absent)?;
+        let Answer { head, body } = self.ask(place, question).await.map_err(absent)?;
         let body = collect(body, &head).await.map_err(|failure| match failure {
             Failure::Upstream(error) => absent(error),
             Failure::Mirror(error) => error,

@@ -136,7 +136,7 @@ impl Mirror {
     pub(super) async fn get_document(&self, place: &Place, reference: Reference) -> Result<Arc<Document>, Failure> {
         let target = Target::Manifest(reference.clone());
         let question = Question { repository: place.repository.clone(), target, method: Method::Get };
-        let Answer { head, body } = place.upstream.origin.ask(question).await?;
+        let Answer { head, body } = self.ask(place, question).await?;
         let bytes = collect(body, &head).await?;
         let expected = match reference {
             Reference::Digest(digest) => digest,

@@ -102,7 +102,7 @@ impl Mirror {
         let reference = Reference::Tag(key.tag.clone());
         let question =
             Question { repository: place.repository.clone(), target: Target::Manifest(reference.clone()), method: Method::Head };
-        let head = match place.upstream.origin.ask(question).await {
+        let head = match self.ask(place, question).await {
             Ok(answer) => answer.head,
             // It does not know HEAD, and so tells as little as a HEAD without a digest.
             Err(UpstreamError::Status { status: 400 | 405 | 501 }) => Head::default(),

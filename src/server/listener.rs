@@ -179,6 +179,8 @@ where
         // The guard bounds the time for a head, and tells it from the time between requests.
         .header_read_timeout(None)
         .max_header_size(HEAD_MAX_BYTES)
+        // What a slow client has not taken yet waits in the file, not in memory.
+        .max_buf_size(2 * HEAD_MAX_BYTES)
         .auto_date_header(false)
         .serve_connection(TokioIo::new(guard), service);
     finished(client, watcher.watch(connection).await);

@@ -215,7 +215,7 @@ impl Metrics {
         for status in STATUSES.iter().filter(|status| !matches!(**status, "429" | "failed")) {
             let _ = self.responses.get_or_create(&Labels([("status", (*status).into())]));
         }
-        for result in ["stored", "not-stored", "failed"] {
+        for result in ["stored", "not-stored", "not-found", "failed"] {
             let _ = self.fills_ended.get_or_create(&Labels([("result", result.into())]));
         }
         for upstream in upstreams {
@@ -289,7 +289,7 @@ impl Metrics {
         self.fill_resumes.get_or_create(&of(upstream)).inc();
     }
 
-    /// `result` is `stored`, `not-stored` or `failed`.
+    /// `result` is `stored`, `not-stored`, `not-found` or `failed`.
     pub fn fill_ended(&self, result: &'static str) {
         self.fills_ended.get_or_create(&Labels([("result", result.into())])).inc();
     }
