@@ -5,6 +5,7 @@ The clients are Podman of Debian 12 and curl, for neither ever goes on with a bo
 
 from __future__ import annotations
 
+import contextlib
 from http.client import IncompleteRead
 
 import pytest
@@ -15,7 +16,7 @@ from lib.clients.fleet import Fleet
 from lib.hub import Action, Hub
 from lib.images import Layer
 from lib.larder import Larder
-from lib.process import wait_until
+from lib.process import CommandFailed, wait_until
 
 #: Where in the layer it happens.
 HALFWAY = 500_000
@@ -43,7 +44,9 @@ def read_as_far_as_it_goes(address: str, target: str) -> bytes:
     [
         pytest.param({"cut": {"at": HALFWAY, "with": "fin"}}, id="cut"),
         pytest.param({"cut": {"at": HALFWAY, "with": "rst"}}, id="reset"),
+        pytest.param({"cut": {"with": "fin"}}, id="closed-unanswered"),
         pytest.param({"hold": {"at": HALFWAY}}, id="stalled"),
+        pytest.param({"answer": {"status": 503}}, id="503"),
         pytest.param("chunked", id="no-length"),
     ],
 )
@@ -78,6 +81,22 @@ def test_wrong_bytes_are_neither_completed_nor_kept(larder: Larder, hub: Hub, sh
     assert hub.spoiled() == 1
     wait_until(lambda: http.get(larder.address, target).status == 200, "the blob to be fetched anew")
     assert http.get(larder.address, target).body == layer.blob
+
+
+def test_wrong_bytes_do_not_stick_in_containerd(larder: Larder, hub: Hub, clients: Fleet, shelf: Shelf) -> None:
+    """containerd keeps what it got of a broken body and asks for the rest only. All of that was right."""
+    client = clients["ctr"]
+    client.clear()
+    layer = max(shelf.big.amd64.layers, key=lambda layer: len(layer.blob))
+    hub.spoil(layer.digest, {"corrupt": {"offset": len(layer.blob) - 1}})
+    with contextlib.suppress(CommandFailed):
+        client.pull(shelf.big.name)
+    assert hub.spoiled() == 1
+    # Larder refuses the blob for a few seconds rather than to break it again and again.
+    target = f"/v2/library/big/blobs/{layer.digest}"
+    wait_until(lambda: http.get(larder.address, target, Range="bytes=0-0").status == 206, "the blob to be had again")
+    client.fetch(shelf.big)
+    client.clear()
 
 
 def test_a_revoked_token_is_replaced(larder: Larder, hub: Hub, shelf: Shelf) -> None:
