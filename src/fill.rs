@@ -127,6 +127,11 @@ impl Fills {
         self.lock().get(digest).cloned()
     }
 
+    /// Why content from `source` is refused at the moment, if it is.
+    pub fn refusal(&self, digest: &Digest, source: &Source) -> Option<FillError> {
+        self.shared.broken.get(&source.key(*digest)).filter(|error| !error.is_local())
+    }
+
     /// How many fills are in flight.
     pub fn count(&self) -> usize {
         self.lock().len()

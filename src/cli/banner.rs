@@ -33,14 +33,20 @@ pub(super) fn text(facts: &Facts<'_>) -> String {
         admin = facts.admin,
         others = facts.other_upstreams.join(", "),
     );
+    text.push_str("\nTo pull through it, on this machine:\n");
+    // Docker's mirrors are for Docker Hub alone, under its bare names.
+    if default == "docker.io" {
+        let _ = write!(
+            text,
+            r#"
+  Docker           /etc/docker/daemon.json
+    {{ "registry-mirrors": ["{scheme}://{address}"] }}
+"#
+        );
+    }
     let _ = write!(
         text,
         r#"
-To pull through it, on this machine:
-
-  Docker           /etc/docker/daemon.json
-    {{ "registry-mirrors": ["{scheme}://{address}"] }}
-
   containerd       /etc/containerd/certs.d/_default/hosts.toml
     [host."{scheme}://{address}"]
     capabilities = ["pull", "resolve"]

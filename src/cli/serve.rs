@@ -69,6 +69,10 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
         let open = move || Store::open(store_config, Arc::new(OsFileSystem), clock);
         tokio::task::spawn_blocking(open).await.context("opening the cache was abandoned")??
     };
+    if let MaxSize::Share(_) = config.cache.max_size {
+        store.limit(store.stats().bytes.saturating_add(room(&config.cache.dir)?));
+    }
+    let max_bytes = store.stats().max_bytes;
     let fills = Fills::new(store.clone(), LANES, Arc::new(FillCounts(Arc::clone(&metrics))));
     // A tag costs two questions at the most, and leaves a fifth of the time for serving what is cached instead.
     let patience = config.timeouts.answer.mul_f64(0.4);
@@ -182,6 +186,13 @@ fn upstream(upstream: &UpstreamConfig, config: &Config, metrics: &Arc<Metrics>) 
         official_namespace: (upstream.name.as_str() == "docker.io").then_some("library"),
         origin: Arc::new(registry),
     })
+}
+
+/// How many bytes more the file system of `dir` can take, with a twentieth of it left to others. A share of a file system that is in
+/// use already is no promise that others would have to keep.
+fn room(dir: &Path) -> anyhow::Result<u64> {
+    let system = rustix::fs::statvfs(dir).with_context(|| format!("cannot tell the free space of {}", dir.display()))?;
+    Ok(system.f_bavail.saturating_sub(system.f_blocks / 20).saturating_mul(system.f_frsize))
 }
 
 /// The budget in bytes. A share is one of the file system that the folder is on, or will be.

@@ -58,6 +58,10 @@ impl Mirror {
         {
             return Ok(BlobHead { size, lookup: Lookup::of(CacheOutcome::Joined) });
         }
+        // A client that looks first is not to be promised what it would be refused.
+        if let Some(error) = self.shared.fills.refusal(digest, &place.source()) {
+            return Err(MirrorError::Broken(error));
+        }
         let head = self.confirm(place, &key).await?;
         Ok(BlobHead { size: head.content_length.or(access.size()), lookup: Lookup::of(CacheOutcome::Forwarded) })
     }

@@ -39,9 +39,7 @@ impl Mirror {
             None => return self.shared.troubles.invalidate(upstream),
             Some(UpstreamError::RateLimited { retry_after }) => retry_after.unwrap_or(LIMITED),
             Some(
-                UpstreamError::Timeout { .. }
-                | UpstreamError::Unreachable { .. }
-                | UpstreamError::Status { status: 502 | 503 | 504 },
+                UpstreamError::Timeout { .. } | UpstreamError::Unreachable { .. } | UpstreamError::Status { status: 502..=504 },
             ) => UNREACHABLE,
             Some(_) => return,
         };

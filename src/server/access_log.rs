@@ -13,14 +13,12 @@ use crate::mirror::CacheOutcome;
 use crate::oci::{Digest, Reference, RepositoryName, UpstreamName};
 use crate::telemetry::{Metrics, RequestFacts};
 
-/// Writes the access log and counts requests. Cheap to clone.
-#[derive(Clone)]
-pub(super) struct AccessLog {
-    metrics: Arc<Metrics>,
-}
+/// The status that is logged for a client that left before its answer began. It is never sent.
+const CLIENT_LEFT: u16 = 499;
 
-/// What is known of a request so far.
+/// A request, from its head to the end of its answer. It is logged and counted when it is dropped, however it went.
 pub(super) struct Entry {
+    metrics: Arc<Metrics>,
     begun: Instant,
     method: Method,
     client: SocketAddr,
@@ -33,12 +31,19 @@ pub(super) struct Entry {
     pub(super) digest: Option<Digest>,
     pub(super) cache: Option<CacheOutcome>,
     pub(super) error: Option<String>,
+    status: u16,
+    /// When the headers were ready.
+    answered: Option<Instant>,
+    first_byte: Option<Instant>,
+    bytes: u64,
+    is_complete: bool,
 }
 
 impl Entry {
-    pub(super) fn begin(method: &Method, client: SocketAddr, user_agent: Option<&HeaderValue>) -> Self {
+    pub(super) fn begin(metrics: Arc<Metrics>, method: &Method, client: SocketAddr, user_agent: Option<&HeaderValue>) -> Self {
         let user_agent = user_agent.and_then(|value| value.to_str().ok());
         Self {
+            metrics,
             begun: Instant::now(),
             method: method.clone(),
             client,
@@ -50,45 +55,24 @@ impl Entry {
             digest: None,
             cache: None,
             error: None,
+            status: CLIENT_LEFT,
+            answered: None,
+            first_byte: None,
+            bytes: 0,
+            is_complete: false,
         }
     }
-}
 
-impl AccessLog {
-    pub(super) fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics }
-    }
-
-    /// Has the request of `entry` logged when `response` has been sent, or will not be.
-    pub(super) fn watch(&self, entry: Entry, response: Response<Body>) -> Response<Body> {
-        let status = response.status().as_u16();
-        let is_empty = http_body::Body::is_end_stream(response.body());
-        let watch = Sending {
-            metrics: Arc::clone(&self.metrics),
-            answered: Instant::now(),
-            first_byte: None,
-            entry,
-            status,
-            bytes: 0,
-            is_complete: is_empty,
-        };
-        response.map(|body| body.watched(Box::new(watch)))
+    /// The request is answered with `response`; the entry goes with its body.
+    pub(super) fn answered(mut self, response: Response<Body>) -> Response<Body> {
+        self.status = response.status().as_u16();
+        self.answered = Some(Instant::now());
+        self.is_complete = http_body::Body::is_end_stream(response.body());
+        response.map(|body| body.watched(Box::new(self)))
     }
 }
 
-/// A response on its way out.
-struct Sending {
-    metrics: Arc<Metrics>,
-    entry: Entry,
-    status: u16,
-    /// When the headers were ready.
-    answered: Instant,
-    first_byte: Option<Instant>,
-    bytes: u64,
-    is_complete: bool,
-}
-
-impl Watch for Sending {
+impl Watch for Entry {
     fn sent(&mut self, bytes: u64) {
         self.first_byte.get_or_insert_with(Instant::now);
         self.bytes += bytes;
@@ -99,18 +83,17 @@ impl Watch for Sending {
     }
 
     fn failed(&mut self, error: &FillError) {
-        self.entry.error = Some(error.to_string());
+        self.error = Some(error.to_string());
     }
 }
 
-impl Drop for Sending {
+impl Drop for Entry {
     fn drop(&mut self) {
-        let entry = &self.entry;
-        let first_byte = self.first_byte.unwrap_or(self.answered).duration_since(entry.begun);
-        let duration = entry.begun.elapsed();
-        let outcome = entry.cache.map_or(if entry.error.is_some() { "error" } else { "none" }, CacheOutcome::as_str);
+        let duration = self.begun.elapsed();
+        let first_byte = self.first_byte.or(self.answered).map_or(duration, |at| at.duration_since(self.begun));
+        let outcome = self.cache.map_or(if self.error.is_some() { "error" } else { "none" }, CacheOutcome::as_str);
         self.metrics.request(&RequestFacts {
-            kind: entry.kind,
+            kind: self.kind,
             cache: outcome,
             status: self.status,
             bytes: self.bytes,
@@ -120,21 +103,21 @@ impl Drop for Sending {
         });
         tracing::info!(
             target: "larder::access",
-            client = %entry.client,
-            method = %entry.method,
-            kind = entry.kind,
-            upstream = entry.upstream.as_ref().map(tracing::field::display),
-            repository = entry.repository.as_ref().map(tracing::field::display),
-            reference = entry.reference.as_ref().map(tracing::field::display),
-            digest = entry.digest.as_ref().map(tracing::field::display),
+            client = %self.client,
+            method = %self.method,
+            kind = self.kind,
+            upstream = self.upstream.as_ref().map(tracing::field::display),
+            repository = self.repository.as_ref().map(tracing::field::display),
+            reference = self.reference.as_ref().map(tracing::field::display),
+            digest = self.digest.as_ref().map(tracing::field::display),
             status = self.status,
             bytes = self.bytes,
             complete = self.is_complete,
             cache = outcome,
             ttfb_ms = millis(first_byte),
             duration_ms = millis(duration),
-            user_agent = entry.user_agent,
-            error = entry.error,
+            user_agent = self.user_agent,
+            error = self.error,
             "request"
         );
     }

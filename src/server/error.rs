@@ -8,6 +8,7 @@ use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 
 use super::body::Body;
+use super::respond::CACHE_STATUS;
 use super::route::RouteError;
 use crate::fill::FillError;
 use crate::mirror::{MirrorError, RoutingError};
@@ -21,11 +22,13 @@ pub(super) struct ApiError {
     pub(super) code: ErrorCode,
     pub(super) message: String,
     pub(super) retry_after: Option<Duration>,
+    /// What the cache did, where it came to that: it has nothing to answer with, and this is how the upstream answered.
+    pub(super) cache_status: Option<String>,
 }
 
 impl ApiError {
     pub(super) fn new(status: StatusCode, code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), retry_after: None }
+        Self { status, code, message: message.into(), retry_after: None, cache_status: None }
     }
 
     pub(super) fn method_not_allowed() -> Self {
@@ -35,7 +38,7 @@ impl ApiError {
 
     /// The answer was not ready within the deadline.
     pub(super) fn deadline(deadline: Duration) -> Self {
-        let message = format!("the upstream has not answered within {} s", deadline.as_secs_f64());
+        let message = format!("there was no answer within {} s", deadline.as_secs_f64());
         Self::new(StatusCode::GATEWAY_TIMEOUT, ErrorCode::Unavailable, message)
     }
 
@@ -52,6 +55,9 @@ impl ApiError {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         // What went wrong now says nothing about later.
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(Ok(status)) = self.cache_status.as_deref().map(HeaderValue::from_str) {
+            headers.insert(CACHE_STATUS, status);
+        }
         if let Some(after) = self.retry_after {
             headers.insert(RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
         }
@@ -99,11 +105,21 @@ impl From<MirrorError> for ApiError {
                 (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TooManyRequests)
             }
             MirrorError::Incomplete(_) => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable),
-            MirrorError::Unacceptable(_) => (StatusCode::BAD_GATEWAY, ErrorCode::ManifestInvalid),
+            MirrorError::Unacceptable(_) => (StatusCode::BAD_GATEWAY, ErrorCode::Unknown),
             MirrorError::Broken(error) => (StatusCode::SERVICE_UNAVAILABLE, of_fill(error)),
             MirrorError::Cache(_) => (StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown),
         };
-        Self { retry_after: error.retry_after(), ..Self::new(status, code, error.to_string()) }
+        let upstream_status = match &error {
+            MirrorError::Unknown(_) => Some(404),
+            MirrorError::Upstream(error) | MirrorError::Incomplete(error) => error.status_code(),
+            MirrorError::Unacceptable(_) | MirrorError::Broken(_) | MirrorError::Cache(_) => None,
+        };
+        let upstream_status = upstream_status.map(|status| format!("; fwd-status={status}")).unwrap_or_default();
+        Self {
+            retry_after: error.retry_after(),
+            cache_status: Some(format!("larder; fwd=miss{upstream_status}")),
+            ..Self::new(status, code, error.to_string())
+        }
     }
 }
 

@@ -195,7 +195,7 @@ where
     let service = service_fn(move |request: Request<Incoming>| answer(registry.clone(), request, client, turn.clone()));
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
-        .max_concurrent_streams(100)
+        .max_concurrent_streams(64)
         .max_header_list_size(u32::try_from(HEAD_MAX_BYTES).expect("a small constant"))
         .keep_alive_interval(LIMITS.stalled)
         .keep_alive_timeout(LIMITS.first_byte)

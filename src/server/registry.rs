@@ -9,7 +9,7 @@ use http::header::{CONNECTION, CONTENT_LENGTH, DATE, HOST, SERVER, TRANSFER_ENCO
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
 
-use super::access_log::{AccessLog, Entry};
+use super::access_log::Entry;
 use super::body::Body;
 use super::error::ApiError;
 use super::respond;
@@ -29,7 +29,7 @@ pub struct Registry {
 
 struct Shared {
     mirror: Mirror,
-    log: AccessLog,
+    metrics: Arc<Metrics>,
     /// How long a client waits for the first header at the most.
     answer_deadline: Duration,
 }
@@ -43,12 +43,13 @@ struct Answered {
 impl Registry {
     /// `answer_deadline` bounds everything before the first header of an answer.
     pub fn new(mirror: Mirror, metrics: Arc<Metrics>, answer_deadline: Duration) -> Self {
-        Self { shared: Arc::new(Shared { mirror, log: AccessLog::new(metrics), answer_deadline }) }
+        Self { shared: Arc::new(Shared { mirror, metrics, answer_deadline }) }
     }
 
     /// Answers `request`, which came from `client`. Its body is not read: nothing that reads takes one.
     pub(super) async fn answer(&self, request: Parts, client: SocketAddr) -> Result<Response<Body>, Infallible> {
-        let mut entry = Entry::begin(&request.method, client, request.headers.get(USER_AGENT));
+        let metrics = Arc::clone(&self.shared.metrics);
+        let mut entry = Entry::begin(metrics, &request.method, client, request.headers.get(USER_AGENT));
         let deadline = self.shared.answer_deadline;
         let answered = match tokio::time::timeout(deadline, self.dispatch(&request, &mut entry)).await {
             Ok(answered) => answered,
@@ -78,7 +79,7 @@ impl Registry {
                 headers.insert(CONNECTION, HeaderValue::from_static("close"));
             }
         }
-        Ok(self.shared.log.watch(entry, response))
+        Ok(entry.answered(response))
     }
 
     async fn dispatch(&self, request: &Parts, entry: &mut Entry) -> Result<Answered, ApiError> {

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
@@ -43,7 +44,7 @@ pub struct Metrics {
     fill_resumes: Family<Labels<1>, Counter>,
     fills_ended: Family<Labels<1>, Counter>,
     verification_failures: Family<Labels<1>, Counter>,
-    levels: LevelGauges,
+    levels: Mutex<LevelGauges>,
 }
 
 /// A request that has been answered.
@@ -174,7 +175,8 @@ impl Metrics {
             "Contents whose bytes were not what their digest or size says: never kept, never served whole",
             verification_failures.clone(),
         );
-        let levels = LevelGauges::register(&mut registry);
+        // Two scrapes at once must not both raise a counter by the same difference.
+        let levels = Mutex::new(LevelGauges::register(&mut registry));
         let this = Self {
             registry,
             requests,
@@ -296,7 +298,7 @@ impl Metrics {
 
     /// Sets what is read off at a scrape.
     pub fn set_levels(&self, levels: &Levels) {
-        self.levels.set(levels);
+        self.levels.lock().unwrap_or_else(PoisonError::into_inner).set(levels);
     }
 }
 

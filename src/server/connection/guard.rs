@@ -124,13 +124,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
         let before = buffer.filled().len();
         match Pin::new(&mut this.stream).poll_read(cx, buffer) {
             Poll::Ready(result) => {
-                if this.turn.is(CLIENT) && !this.has_begun_head && buffer.filled().len() > before {
+                if !this.has_begun_head && buffer.filled().len() > before && !this.turn.is(OURS) {
                     this.has_begun_head = true;
                     this.reading.as_mut().reset(Instant::now() + this.limits.head);
                 }
                 Poll::Ready(result)
             }
-            Poll::Pending if this.turn.is(CLIENT) => {
+            // Where requests overlap, only the first byte has a time; after that the protocol's own pings tell who is there.
+            Poll::Pending if this.turn.is(CLIENT) || (this.turn.is(SHARED) && !this.has_begun_head) => {
                 ready!(this.reading.as_mut().poll(cx));
                 // Reads as the end of the stream: hyper closes, in order and without an answer.
                 Poll::Ready(Ok(()))
@@ -233,6 +234,18 @@ mod tests {
     async fn a_client_that_says_nothing_is_left() {
         let (_client, server) = duplex(1000);
         assert_eq!(seconds_until_end(&mut Guard::new(server, Turn::alternating(), LIMITS)).await, 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_ends_a_connection_with_overlapping_requests_too() {
+        let (_silent, server) = duplex(1000);
+        assert_eq!(seconds_until_end(&mut Guard::new(server, Turn::shared(), LIMITS)).await, 10);
+        let (mut client, server) = duplex(1000);
+        let mut guard = Guard::new(server, Turn::shared(), LIMITS);
+        client.write_all(b"PRI").await.unwrap();
+        let mut buffer = [0; 3];
+        guard.read_exact(&mut buffer).await.unwrap();
+        assert!(tokio::time::timeout(Duration::from_secs(3600), guard.read(&mut buffer)).await.is_err());
     }
 
     #[tokio::test(start_paused = true)]
