@@ -94,12 +94,12 @@ async fn a_body_that_cannot_be_finished_ends_by_fin_and_the_next_request_is_refu
     let (image, hub, larder) = four_mib(621).await;
     let layer = image.layers()[0].digest();
     hub.fault(cdn().cut_at(2 * MIB).once());
-    let gone = hub.fault(cdn().skip(1).status(404));
+    let denied = hub.fault(cdn().skip(1).status(403));
     let download = larder.download(blob(layer)).await;
     assert_cut_short(&download);
     assert_eq!(download.head.header("content-length"), Some("4194304"));
     assert!(download.bytes > MIB, "what had arrived was sent: {} bytes", download.bytes);
-    assert_eq!(gone.fired(), 1);
+    assert!(denied.fired() >= 1);
 
     larder.until_idle().await;
     let asked = hub.requests().count();

@@ -4,6 +4,7 @@ mod client;
 mod fixture;
 mod larder;
 mod metrics;
+mod process;
 
 pub(crate) use client::{Answer, Connection, Download, End};
 pub(crate) use fixture::{NAME, TAG, blob, checked, counted, fetched, hub_with, image, index, manifest, prepare, pull};

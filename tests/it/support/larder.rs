@@ -1,23 +1,21 @@
-//! The binary under test as a process of its own: configured, started, asked, killed, started again.
+//! The mirror under test: configured, started, asked, looked at, killed, started again.
 //! Looks at it from outside only: over its listeners, at its folder, in `/proc`, in its log.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use larder_testkit::{Digest, Hub};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use tempfile::TempDir;
-use tokio::sync::oneshot;
 
 use super::client::{Answer, Connection, Download};
 use super::metrics::Metrics;
+use super::process::{self, Log, Process};
 
 /// How long a test waits for something to come true.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -34,15 +32,6 @@ pub(crate) struct Larder {
     dir: TempDir,
     log: Log,
     process: Process,
-}
-
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<String>>);
-
-struct Process {
-    child: Child,
-    listen: SocketAddr,
-    admin: SocketAddr,
 }
 
 /// A run that came to its end by itself.
@@ -78,16 +67,17 @@ impl Builder {
     }
 
     pub(crate) async fn start(self) -> Larder {
+        let file = self.file("larder.toml", &self.config.to_string());
         let Builder { config, dir } = self;
         let log = Log::default();
-        let process = Process::start(&config, dir.path(), &log).await;
+        let process = Process::start(&file, &log).await;
         Larder { config, dir, log, process }
     }
 
     /// Runs `larder` with this command (`serve`, `check-config`) on a configuration that is expected to be refused.
     pub(crate) fn run(self, command: &str) -> Run {
-        let file = write_config(&self.config, self.dir.path());
-        let mut larder = larder();
+        let file = self.file("larder.toml", &self.config.to_string());
+        let mut larder = process::larder();
         match command {
             "serve" => larder.args(["serve", "--config"]).arg(file),
             other => larder.arg(other).arg(file),
@@ -129,16 +119,16 @@ impl Larder {
 
     /// Where clients are served.
     pub(crate) fn address(&self) -> SocketAddr {
-        self.process.listen
+        self.process.listen()
     }
 
     /// Where health and metrics are.
     pub(crate) fn admin(&self) -> SocketAddr {
-        self.process.admin
+        self.process.admin()
     }
 
     pub(crate) async fn connect(&self) -> Connection {
-        Connection::open(self.process.listen).await
+        Connection::open(self.process.listen()).await
     }
 
     /// One request on a connection of its own.
@@ -167,7 +157,7 @@ impl Larder {
 
     /// A GET at the admin listener.
     pub(crate) async fn admin_get(&self, target: &str) -> Answer {
-        Connection::open(self.process.admin).await.ask("GET", target, &[]).await
+        Connection::open(self.process.admin()).await.ask("GET", target, &[]).await
     }
 
     // --- looking at it ---
@@ -254,7 +244,7 @@ impl Larder {
 
     /// The most memory that the process has had resident, in bytes.
     pub(crate) fn peak_memory(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.process.child.id())).unwrap();
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
         let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
         kibibytes << 10
@@ -287,8 +277,7 @@ impl Larder {
 
     /// Sends a signal.
     pub(crate) fn signal(&self, signal: Signal) {
-        let pid = Pid::from_child(&self.process.child);
-        kill_process(pid, signal).unwrap();
+        self.process.signal(signal);
     }
 
     /// Sends a signal, and waits for the end of the process.
@@ -299,24 +288,18 @@ impl Larder {
 
     /// Waits for the end of the process.
     pub(crate) fn wait(&mut self) -> ExitStatus {
-        let asked = Instant::now();
-        loop {
-            if let Some(status) = self.process.child.try_wait().unwrap() {
-                return status;
-            }
-            assert!(asked.elapsed() < PATIENCE, "it does not end");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        self.process.wait()
     }
 
     /// Whether the process runs.
     pub(crate) fn is_running(&mut self) -> bool {
-        self.process.child.try_wait().unwrap().is_none()
+        self.process.status().is_none()
     }
 
     /// Starts the process on the same cache, when it has ended.
     pub(crate) async fn start_again(&mut self) {
-        self.process = Process::start(&self.config, self.dir.path(), &self.log).await;
+        let file = self.file("larder.toml", &self.config.to_string());
+        self.process = Process::start(&file, &self.log).await;
     }
 }
 
@@ -326,84 +309,6 @@ impl Drop for Larder {
             eprintln!("--- the log of the mirror ---\n{}---", self.log.text());
         }
     }
-}
-
-impl Process {
-    async fn start(config: &toml::Table, dir: &Path, log: &Log) -> Process {
-        let file = write_config(config, dir);
-        let mut child =
-            larder().args(["serve", "--config"]).arg(file).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        log.follow(child.stderr.take().unwrap());
-        let announced = addresses(child.stdout.take().unwrap());
-        let Ok(Ok((listen, admin))) = tokio::time::timeout(PATIENCE, announced).await else {
-            let status = child.kill().and_then(|()| child.wait());
-            panic!("it did not start ({status:?}):\n{}", log.text());
-        };
-        Process { child, listen, admin }
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // Fails where it has ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Log {
-    fn text(&self) -> String {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn follow(&self, mut stream: impl Read + Send + 'static) {
-        let log = self.clone();
-        std::thread::spawn(move || {
-            let mut buffer = [0; 8192];
-            while let Ok(count @ 1..) = stream.read(&mut buffer) {
-                let text = String::from_utf8_lossy(&buffer[..count]);
-                log.0.lock().unwrap_or_else(PoisonError::into_inner).push_str(&text);
-            }
-        });
-    }
-}
-
-/// Where a process says that it listens, for clients and for its operator.
-fn addresses(stdout: impl Read + Send + 'static) -> oneshot::Receiver<(SocketAddr, SocketAddr)> {
-    let (tell, told) = oneshot::channel();
-    std::thread::spawn(move || {
-        let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
-        let mut find = |marker: &str| {
-            lines.find_map(|line| line.split_once(marker).map(|(_, rest)| rest.to_owned())).and_then(|rest| {
-                let rest = rest.strip_prefix("https://").or(rest.strip_prefix("http://"))?;
-                rest.split('/').next()?.parse().ok()
-            })
-        };
-        if let (Some(listen), Some(admin)) = (find("listens on "), find("admin    ")) {
-            let _ = tell.send((listen, admin));
-        }
-        // The rest is read so that the process never waits for somebody to do so.
-        lines.for_each(drop);
-    });
-    told
-}
-
-/// The binary under test, without what the environment of the tests might configure.
-fn larder() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
-    let proxies = ["http_proxy", "https_proxy", "all_proxy", "no_proxy"];
-    let named = |name: &str| name.starts_with("LARDER_") || proxies.contains(&name.to_ascii_lowercase().as_str());
-    for (name, _) in std::env::vars_os() {
-        if name.to_str().is_some_and(named) {
-            command.env_remove(name);
-        }
-    }
-    command.stdin(Stdio::null());
-    command
-}
-
-fn write_config(config: &toml::Table, dir: &Path) -> PathBuf {
-    write(dir, "larder.toml", &config.to_string())
 }
 
 fn write(dir: &Path, name: &str, content: &str) -> PathBuf {

@@ -1,0 +1,135 @@
+//! The binary under test as a process of its own.
+//! Starts it, reads what it says, ends it; what it serves is none of its business.
+
+use std::io::{BufRead as _, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::sync::oneshot;
+
+/// How long a test waits for it to start or to end.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What processes have logged, one after the other.
+#[derive(Clone, Default)]
+pub(super) struct Log(Arc<Mutex<String>>);
+
+/// A running `larder serve`. It is killed when this is dropped.
+pub(super) struct Process {
+    child: Child,
+    listen: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl Process {
+    /// Runs `larder serve` with this configuration file, and waits until it says where it listens.
+    pub(super) async fn start(config: &Path, log: &Log) -> Process {
+        let mut child =
+            larder().args(["serve", "--config"]).arg(config).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        log.follow(child.stderr.take().unwrap());
+        let announced = addresses(child.stdout.take().unwrap());
+        let Ok(Ok((listen, admin))) = tokio::time::timeout(PATIENCE, announced).await else {
+            let status = child.kill().and_then(|()| child.wait());
+            panic!("it did not start ({status:?}):\n{}", log.text());
+        };
+        Process { child, listen, admin }
+    }
+
+    /// Where clients are served.
+    pub(super) fn listen(&self) -> SocketAddr {
+        self.listen
+    }
+
+    /// Where health and metrics are.
+    pub(super) fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    pub(super) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(super) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// How it ended, if it did.
+    pub(super) fn status(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
+    /// Waits for its end.
+    pub(super) fn wait(&mut self) -> ExitStatus {
+        let asked = Instant::now();
+        loop {
+            if let Some(status) = self.status() {
+                return status;
+            }
+            assert!(asked.elapsed() < PATIENCE, "it does not end");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Fails where it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Log {
+    pub(super) fn text(&self) -> String {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn follow(&self, mut stream: impl Read + Send + 'static) {
+        let log = self.clone();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 8192];
+            while let Ok(count @ 1..) = stream.read(&mut buffer) {
+                let text = String::from_utf8_lossy(&buffer[..count]);
+                log.0.lock().unwrap_or_else(PoisonError::into_inner).push_str(&text);
+            }
+        });
+    }
+}
+
+/// Where a process says that it listens, for clients and for its operator.
+fn addresses(stdout: impl Read + Send + 'static) -> oneshot::Receiver<(SocketAddr, SocketAddr)> {
+    let (tell, told) = oneshot::channel();
+    std::thread::spawn(move || {
+        let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
+        let mut find = |marker: &str| {
+            lines.find_map(|line| line.split_once(marker).map(|(_, rest)| rest.to_owned())).and_then(|rest| {
+                let rest = rest.strip_prefix("https://").or(rest.strip_prefix("http://"))?;
+                rest.split('/').next()?.parse().ok()
+            })
+        };
+        if let (Some(listen), Some(admin)) = (find("listens on "), find("admin    ")) {
+            let _ = tell.send((listen, admin));
+        }
+        // The rest is read so that the process never waits for somebody to do so.
+        lines.for_each(drop);
+    });
+    told
+}
+
+/// The binary under test, without what the environment of the tests might configure.
+pub(super) fn larder() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
+    let proxies = ["http_proxy", "https_proxy", "all_proxy", "no_proxy"];
+    let named = |name: &str| name.starts_with("LARDER_") || proxies.contains(&name.to_ascii_lowercase().as_str());
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(named) {
+            command.env_remove(name);
+        }
+    }
+    command.stdin(Stdio::null());
+    command
+}
