@@ -100,6 +100,8 @@ pub enum LogFormat {
 pub struct LimitsConfig {
     pub max_connections: NonZeroUsize,
     pub max_connections_per_client: NonZeroUsize,
+    /// To an upstream, for one blob that nobody waits for in several places.
+    pub connections_per_blob: NonZeroUsize,
 }
 
 /// How long Larder waits, per phase. None is zero, none is over an hour.
@@ -203,6 +205,7 @@ fn limits(mut section: SectionReader<'_>) -> LimitsConfig {
     LimitsConfig {
         max_connections: section.value("max_connections", value::count),
         max_connections_per_client: section.value("max_connections_per_client", value::count),
+        connections_per_blob: section.value("connections_per_blob", value::count),
     }
 }
 

@@ -42,8 +42,10 @@ const SUSPECT: Duration = Duration::from_secs(600);
 /// How many connections fills may have.
 #[derive(Clone, Copy, Debug)]
 pub struct Lanes {
-    /// For one content; at least one.
-    pub per_fill: usize,
+    /// For one content, where each brings more; at least one.
+    pub for_speed: usize,
+    /// For one content that readers wait for in several places; at least one.
+    pub for_readers: usize,
     /// To one upstream, beyond the first of each fill.
     pub extra_per_upstream: usize,
 }
@@ -160,9 +162,10 @@ impl Fills {
         &self.shared.store
     }
 
-    /// How many connections a fill from `source` may have.
-    fn lanes_for(&self, source: &Source) -> usize {
-        if self.shared.suspects.contains_key(&source.upstream) { 1 } else { self.shared.lanes.per_fill.max(1) }
+    /// How many connections a fill from `source` may have for speed, and how many for its readers.
+    fn lanes_for(&self, source: &Source) -> (usize, usize) {
+        let Lanes { for_speed, for_readers, .. } = self.shared.lanes;
+        if self.shared.suspects.contains_key(&source.upstream) { (1, 1) } else { (for_speed.max(1), for_readers.max(1)) }
     }
 
     /// The right to one more connection than a fill has anyway, if there is one left.

@@ -28,8 +28,11 @@ use crate::util::SystemClock;
 /// How long answers under way may go on after a request to stop.
 const DRAIN: Duration = Duration::from_secs(300);
 
-/// How many connections content may be fetched over.
-const LANES: Lanes = Lanes { per_fill: 4, extra_per_upstream: 16 };
+/// How many connections one blob may be fetched over when clients wait for several places in it.
+const LANES_FOR_READERS: usize = 4;
+
+/// How many connections all fills from one upstream may have beyond the first of each.
+const EXTRA_LANES: usize = 16;
 
 pub(super) fn run(file: Option<&Path>) -> ExitCode {
     let config = match Config::load(file, environment()) {
@@ -73,7 +76,12 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
         store.limit(store.stats().bytes.saturating_add(room(&config.cache.dir)?));
     }
     let max_bytes = store.stats().max_bytes;
-    let fills = Fills::new(store.clone(), LANES, Arc::new(FillCounts(Arc::clone(&metrics))));
+    let lanes = Lanes {
+        for_speed: config.limits.connections_per_blob.get(),
+        for_readers: LANES_FOR_READERS,
+        extra_per_upstream: EXTRA_LANES,
+    };
+    let fills = Fills::new(store.clone(), lanes, Arc::new(FillCounts(Arc::clone(&metrics))));
     // A tag costs two questions at the most, and leaves a fifth of the time for serving what is cached instead.
     let patience = config.timeouts.answer.mul_f64(0.4);
     let timing = Timing { tags: config.freshness.tags, missing: config.freshness.missing, patience };

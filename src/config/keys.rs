@@ -90,6 +90,13 @@ pub const KEYS: &[Key] = &[
 
     key(Named("limits"), "max_connections", Number, Value("8192"), "Connections of clients at a time."),
     key(Named("limits"), "max_connections_per_client", Number, Value("1024"), "Connections at a time from one client address."),
+    key(
+        Named("limits"),
+        "connections_per_blob",
+        Number,
+        Value("1"),
+        "Connections to an upstream over which one blob may be fetched, where each of them brings more.",
+    ),
 
     key(Named("timeouts"), "connect", Text, Value("5s"), "To reach an upstream: name resolution, TCP and TLS together."),
     key(Named("timeouts"), "headers", Text, Value("15s"), "From the end of a request until the upstream's answer begins."),

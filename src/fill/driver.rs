@@ -107,6 +107,7 @@ struct Driver<'a> {
     /// Of each open lane: how to tell it that its share has become smaller, and its place among those beyond the first.
     open: HashMap<LaneId, (Arc<Notify>, Option<OwnedSemaphorePermit>)>,
     tempo: Tempo,
+    for_readers: usize,
     /// Whether the upstream can be asked for parts.
     ranges: bool,
     tries: Tries,
@@ -129,6 +130,7 @@ struct Trickle {
 
 impl<'a> Driver<'a> {
     fn new(fills: &'a Fills, site: &'a Site<'a>, tries: Tries) -> Self {
+        let (for_speed, for_readers) = fills.lanes_for(site.fill.source());
         let mut ticks = tokio::time::interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
@@ -136,7 +138,8 @@ impl<'a> Driver<'a> {
             site,
             lanes: FuturesUnordered::new(),
             open: HashMap::new(),
-            tempo: Tempo::new(fills.lanes_for(site.fill.source())),
+            tempo: Tempo::new(for_speed),
+            for_readers,
             ranges: true,
             tries,
             arrived_at_failure: 0,
@@ -204,7 +207,7 @@ impl<'a> Driver<'a> {
             let permit = if self.open.is_empty() { None } else { self.fills.extra_lane(source) };
             let most = self.open.len() + usize::from(self.open.is_empty() || permit.is_some());
             let lanes = self.tempo.lanes().min(most);
-            let wanted = self.fills.lanes_for(source).min(most);
+            let wanted = self.for_readers.min(most);
             let Some(opening) = self.site.fill.next_lane(Allowance { lanes, wanted, ranges: self.ranges }) else { return };
             self.open_lane(opening, permit);
         }

@@ -17,6 +17,9 @@ pub enum MirrorError {
     /// The upstream's answer is not what it should be.
     #[error("the upstream's answer is not acceptable: {0}")]
     Unacceptable(String),
+    /// The upstream's blob is not what its digest or size says.
+    #[error("the upstream's blob is not acceptable: {0}")]
+    Corrupt(FillError),
     /// Part of the image can be neither served nor fetched: a client is better off asking its next host for all of it.
     #[error("the cached image is incomplete, and the rest cannot be fetched: {0}")]
     Incomplete(UpstreamError),
@@ -38,7 +41,7 @@ impl MirrorError {
     pub(super) fn from_fill(error: FillError) -> Self {
         match error {
             FillError::Upstream(error) => Self::from_upstream(error, "blob"),
-            error if error.is_integrity_failure() => Self::Unacceptable(error.to_string()),
+            error if error.is_integrity_failure() => Self::Corrupt(error),
             error => Self::Cache(error.to_string()),
         }
     }

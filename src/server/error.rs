@@ -105,14 +105,15 @@ impl From<MirrorError> for ApiError {
                 (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TooManyRequests)
             }
             MirrorError::Incomplete(_) => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable),
-            MirrorError::Unacceptable(_) => (StatusCode::BAD_GATEWAY, ErrorCode::Unknown),
+            MirrorError::Unacceptable(_) => (StatusCode::BAD_GATEWAY, ErrorCode::ManifestInvalid),
+            MirrorError::Corrupt(_) => (StatusCode::BAD_GATEWAY, ErrorCode::Unknown),
             MirrorError::Broken(error) => (StatusCode::SERVICE_UNAVAILABLE, of_fill(error)),
             MirrorError::Cache(_) => (StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown),
         };
         let upstream_status = match &error {
             MirrorError::Unknown(_) => Some(404),
             MirrorError::Upstream(error) | MirrorError::Incomplete(error) => error.status_code(),
-            MirrorError::Unacceptable(_) | MirrorError::Broken(_) | MirrorError::Cache(_) => None,
+            MirrorError::Unacceptable(_) | MirrorError::Corrupt(_) | MirrorError::Broken(_) | MirrorError::Cache(_) => None,
         };
         let upstream_status = upstream_status.map(|status| format!("; fwd-status={status}")).unwrap_or_default();
         Self {

@@ -183,5 +183,7 @@ async fn headers_go_out_when_the_upstream_has_answered_and_before_it_has_sent_an
     gate.until_held(1).await;
     gate.release();
     larder.until_idle().await;
-    assert_eq!(fetched(&hub, layer).count(), 1);
+    // What somebody waits for is asked for apart; no byte is asked for twice.
+    assert!(fetched(&hub, layer).count() <= 3);
+    assert!(fetched(&hub, layer).body_bytes() <= (4 << 20) + (1 << 20));
 }
