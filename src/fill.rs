@@ -39,6 +39,9 @@ const REFUSED_AFTER_BREAK: Duration = Duration::from_secs(5);
 /// For how long an upstream that sent wrong bytes is read over one connection only: what several bring in turns is harder to trust.
 const SUSPECT: Duration = Duration::from_secs(600);
 
+/// How many contents are fetched at once; more wait for their turn. Each costs a descriptor, a connection and a buffer.
+const FILLS_AT_ONCE: usize = 256;
+
 /// How many connections fills may have.
 #[derive(Clone, Copy, Debug)]
 pub struct Lanes {
@@ -70,6 +73,7 @@ struct Shared {
     broken: moka::sync::Cache<(UpstreamName, RepositoryName, Digest), FillError>,
     suspects: moka::sync::Cache<UpstreamName, ()>,
     lanes: Lanes,
+    places: Arc<Semaphore>,
     extra_lanes: Mutex<HashMap<UpstreamName, Arc<Semaphore>>>,
     observer: Arc<dyn Observer>,
 }
@@ -118,6 +122,7 @@ impl Fills {
                 broken,
                 suspects,
                 lanes,
+                places: Arc::new(Semaphore::new(FILLS_AT_ONCE)),
                 extra_lanes: Mutex::default(),
                 observer,
             }),
@@ -160,6 +165,11 @@ impl Fills {
 
     fn store(&self) -> &Store {
         &self.shared.store
+    }
+
+    /// A place among the contents that are fetched at once.
+    async fn place(&self) -> OwnedSemaphorePermit {
+        Arc::clone(&self.shared.places).acquire_owned().await.expect("the semaphore is never closed")
     }
 
     /// How many connections a fill from `source` may have for speed, and how many for its readers.

@@ -29,6 +29,9 @@ const TRIES_WITHOUT_PROGRESS: u32 = 3;
 /// The pause before the second try, doubled for each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
+/// How long an upstream that limits the rate is waited for, once, before the first byte.
+const SHORT_WAIT: Duration = Duration::from_secs(5);
+
 /// A lone connection that brings less than this in [`TRICKLE_TIME`] is replaced by a new one, once in a fill.
 const TRICKLE_BYTES: u64 = 64 << 10;
 const TRICKLE_TIME: Duration = Duration::from_secs(10);
@@ -62,6 +65,8 @@ async fn run(fills: &Fills, fill: &Fill, expected_size: Option<u64>) -> Result<(
         fill.rest(content);
         return Ok(());
     }
+    // Who waits here for longer than a client does is fetched all the same, for the next one.
+    let _place = fills.place().await;
     let mut tries = Tries::default();
     let first = open_first(fills, fill, expected_size, &mut tries).await?;
     let ingest = fills.store().begin(*fill.digest(), first.size).await?;
@@ -87,11 +92,20 @@ async fn run(fills: &Fills, fill: &Fill, expected_size: Option<u64>) -> Result<(
 
 /// Asks for the content until there is an answer or the tries are used up.
 async fn open_first(fills: &Fills, fill: &Fill, size: Option<u64>, tries: &mut Tries) -> Result<Opened, FillError> {
+    let mut has_waited = false;
     loop {
         match origin::open(fill.source(), fill.digest(), 0..u64::MAX, size).await {
             // Whoever waits for the first byte has a deadline: what took long once is not tried again before it.
             Err(FillError::Upstream(error)) if error.is_transient() && !matches!(error, UpstreamError::Timeout { .. }) => {
                 tokio::time::sleep(tries.pause(error)?).await;
+                fills.resumed(fill);
+            }
+            // Podman and its kin never ask another host for a blob: a moment's wait saves their pull.
+            Err(FillError::Upstream(UpstreamError::RateLimited { retry_after }))
+                if !has_waited && retry_after.is_none_or(|after| after <= SHORT_WAIT) =>
+            {
+                has_waited = true;
+                tokio::time::sleep(retry_after.unwrap_or(FIRST_PAUSE)).await;
                 fills.resumed(fill);
             }
             opened => return opened,
