@@ -96,7 +96,6 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     };
     let is_tls = tls.is_some();
     let listener = Listener::bind(config.listen, tls, api, settings, Arc::clone(&metrics))
-        .await
         .with_context(|| format!("cannot listen on {}", config.listen))?;
     let admin =
         TcpListener::bind(config.admin.listen).await.with_context(|| format!("cannot listen on {}", config.admin.listen))?;

@@ -18,7 +18,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 
@@ -41,6 +41,10 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// The largest request head, in bytes. Requests to a registry have a few hundred.
 const HEAD_MAX_BYTES: usize = 32 << 10;
+
+/// Connections that may wait to be accepted; the system has a limit of its own (`net.core.somaxconn`). A rollout has hundreds of
+/// clients connect at once, and those that find the queue full wait a second or more before they try again.
+const BACKLOG: u32 = 4096;
 
 /// How long to wait before accepting again after the process ran out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -82,14 +86,18 @@ impl Listener {
     ///
     /// # Errors
     /// If it cannot be bound.
-    pub async fn bind(
+    pub fn bind(
         address: SocketAddr,
         tls: Option<Arc<ServerConfig>>,
         registry: Registry,
         settings: Settings,
         metrics: Arc<Metrics>,
     ) -> io::Result<Self> {
-        let socket = TcpListener::bind(address).await?;
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        // Else the port cannot be had for a minute after a restart.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        let socket = socket.listen(BACKLOG)?;
         Ok(Self { socket, tls: tls.map(TlsAcceptor::from), registry, settings, metrics, clients: Arc::default() })
     }
 

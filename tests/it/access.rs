@@ -1,6 +1,6 @@
 //! Who may read what: nothing private is served to someone who could not have pulled it upstream (promise P7).
 
-use larder_testkit::{Algorithm, Auth, Hub, Image, Listener, Manifest, Repository, Synthetic, media_type};
+use larder_testkit::{Algorithm, Auth, Fault, Hub, Image, Listener, Manifest, Repository, Synthetic, media_type};
 use serde_json::json;
 
 use crate::support::{Larder, NAME, TAG, blob, hub_with, image, manifest, prepare, pull};
@@ -121,7 +121,7 @@ async fn content_in_flight_is_as_private_as_content_at_rest() {
     let layer = private.layers()[0].digest();
     let hub = prepare(&private).start().await.unwrap();
     hub.put(Repository::new("library/public").tag(TAG, &image(808, &[1_000])));
-    let gate = hub.fault(larder_testkit::Fault::on(Listener::Cdn).path_contains(layer).once().hold_at(2 << 20));
+    let gate = hub.fault(Fault::on(Listener::Cdn).path_contains(layer).once().hold_at(2 << 20));
     let larder = Larder::of(&hub).await;
     let mut reader = larder.connect().await;
     reader.request("GET", &blob(layer), &[]).await;
@@ -202,21 +202,23 @@ async fn a_document_that_is_two_things_is_refused() {
     assert!(larder.cache_files().is_empty());
 }
 
-/// Security rule 7: nor does it become another thing later.
+/// Security rule 7: nor does it become another thing later, under whatever name it comes.
 #[tokio::test]
 async fn the_same_bytes_under_a_second_type_are_refused_and_the_first_is_still_served() {
     let bytes = r#"{"schemaVersion":2,"layers":[]}"#;
-    let first = Manifest::new(Algorithm::Sha256, media_type::OCI_MANIFEST, bytes);
-    let second = Manifest::new(Algorithm::Sha256, media_type::DOCKER_MANIFEST, bytes);
+    let document = Manifest::new(Algorithm::Sha256, media_type::OCI_MANIFEST, bytes);
     let hub = hub_with(&image(814, &[1_000])).await;
-    hub.edit(NAME, |repository| repository.put_manifest(first.clone()));
-    hub.put(Repository::new("library/other"));
-    hub.edit("library/other", |repository| repository.put_manifest(second.clone()));
+    for name in [NAME, "library/other"] {
+        hub.edit(name, |repository| repository.put_manifest(document.clone()));
+    }
+    let retyped = Fault::on(Listener::Registry).path_contains("library/other/manifests/1.0");
+    hub.fault(retyped.answer(200, &[("Content-Type", media_type::DOCKER_MANIFEST)], bytes));
     let larder = Larder::of(&hub).await;
-    let served = || larder.get(manifest(&first.digest));
-    assert_eq!(served().await.header("content-type"), Some(media_type::OCI_MANIFEST));
-    std::fs::remove_file(larder.blob_file(&first.digest)).unwrap();
-    let other = larder.get(format!("/v2/library/other/manifests/{}", second.digest)).await;
-    assert_ne!(other.header("content-type"), Some(media_type::DOCKER_MANIFEST), "{other:?}");
-    assert_eq!(served().await.header("content-type"), Some(media_type::OCI_MANIFEST));
+    assert_eq!(larder.get(manifest(&document.digest)).await.header("content-type"), Some(media_type::OCI_MANIFEST));
+    let second = larder.get("/v2/library/other/manifests/1.0").await;
+    assert_eq!(second.error(), (502, "MANIFEST_INVALID".to_owned()));
+    for target in [manifest(&document.digest), format!("/v2/library/other/manifests/{}", document.digest)] {
+        let answer = larder.get(&target).await;
+        assert_eq!((answer.header("content-type"), &answer.body[..]), (Some(media_type::OCI_MANIFEST), bytes.as_bytes()));
+    }
 }

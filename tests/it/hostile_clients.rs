@@ -146,6 +146,19 @@ async fn a_large_upload_is_refused_without_taking_it_and_without_a_reset() {
     assert_eq!(hub.requests().count(), 0);
 }
 
+/// Case 29: many clients read no answer before they have sent everything. A reset would lose it.
+#[tokio::test]
+async fn a_client_that_sends_everything_first_still_finds_the_answer() {
+    let hub = hub_with(&image(910, &[1_000])).await;
+    let larder = Larder::of(&hub).await;
+    let mut connection = larder.connect().await;
+    let body = vec![0; 16 << 20];
+    connection.send(format!("PUT {} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", manifest(TAG), body.len())).await;
+    assert!(connection.send(body).await, "it was reset before it had sent everything");
+    assert_eq!(connection.answer("PUT").await.error(), (405, "UNSUPPORTED".to_owned()));
+    assert_eq!(connection.end().await, (End::Fin, Vec::new()));
+}
+
 /// A client that asks first is not told to go on.
 #[tokio::test]
 async fn nobody_is_told_to_continue_with_an_upload() {

@@ -128,11 +128,12 @@ impl Connection {
         Connection { stream: socket.connect(address).await.unwrap(), received: Vec::new() }
     }
 
-    /// Sends these bytes, whatever they are. That the other side has closed is seen when the answer is read.
-    pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+    /// Sends these bytes, whatever they are; `false` if the other side has closed before it took them all.
+    pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
         match self.stream.write_all(bytes.as_ref()).await {
-            Err(error) if !matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => panic!("{error}"),
-            _ => {}
+            Ok(()) => true,
+            Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => false,
+            Err(error) => panic!("{error}"),
         }
     }
 
