@@ -82,8 +82,9 @@ struct Shared {
 pub trait Observer: Send + Sync + 'static {
     /// A client joined a fill that another one had begun.
     fn joined(&self);
-    /// A fill ended: `None` when its content is at rest, else why it is not.
-    fn ended(&self, source: &Source, error: Option<&FillError>);
+    /// A fill ended: `None` when its content is at rest, else why it is not. `begun` says whether clients may have been sent some
+    /// of it.
+    fn ended(&self, source: &Source, error: Option<&FillError>, begun: bool);
     /// The upstream failed and is asked again, for what is missing.
     fn resumed(&self, source: &Source);
     /// The upstream sent bytes that are not what they should be.
@@ -196,7 +197,7 @@ impl Fills {
             self.reject(fill.source(), error);
         }
         self.lock().remove(fill.digest());
-        self.shared.observer.ended(fill.source(), error);
+        self.shared.observer.ended(fill.source(), error, fill.has_begun());
     }
 
     /// Raises the alarm about wrong bytes from `source`, which is read with more care for a while.

@@ -39,12 +39,12 @@ impl fill::Observer for FillCounts {
         self.0.fill_joined();
     }
 
-    fn ended(&self, source: &Source, error: Option<&FillError>) {
+    fn ended(&self, source: &Source, error: Option<&FillError>, begun: bool) {
         let upstream = source.upstream.as_str();
         match error {
             None => self.0.fill_ended("stored"),
             // No failure of anybody: the access log says what was asked for and not there.
-            Some(FillError::Upstream(UpstreamError::NotFound)) => self.0.fill_ended("not-found"),
+            Some(FillError::Upstream(UpstreamError::NotFound)) if !begun => self.0.fill_ended("not-found"),
             Some(error) if error.is_local() => {
                 tracing::warn!(upstream, repository = %source.repository, %error, "a blob could not be kept");
                 self.0.fill_ended("not-stored");

@@ -78,7 +78,7 @@ impl Observer for Counts {
         self.joined.fetch_add(1, Ordering::SeqCst);
     }
 
-    fn ended(&self, _: &Source, _: Option<&FillError>) {
+    fn ended(&self, _: &Source, _: Option<&FillError>, _: bool) {
         self.ended.fetch_add(1, Ordering::SeqCst);
     }
 
