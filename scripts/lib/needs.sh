@@ -27,7 +27,7 @@ is_installed() {
   [[ $(dpkg-query --show --showformat '${db:Status-Status}' "$1" 2>/dev/null) == installed ]]
 }
 
-# need_cargo_deny: from crates.io, compiled.
+# need_cargo_deny: compiled from its crate.
 need_cargo_deny() {
   cargo deny --version >/dev/null 2>&1 || cargo install --quiet --locked --version "$deny_version" cargo-deny
 }

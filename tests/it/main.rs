@@ -10,6 +10,7 @@ mod bodies;
 mod head;
 mod hostile_clients;
 mod hostile_upstreams;
+mod lanes;
 mod lifecycle;
 mod outage;
 mod ranges;
