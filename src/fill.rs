@@ -134,3 +134,6 @@ impl Fills {
         self.shared.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests;

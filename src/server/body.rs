@@ -45,6 +45,14 @@ impl Body {
         Self { content: Content::Stream { stream, left: length }, watch: None }
     }
 
+    fn ended_early(&mut self) -> FillError {
+        let error = FillError::Abandoned;
+        if let Some(watch) = &mut self.watch {
+            watch.failed(&error);
+        }
+        error
+    }
+
     pub(super) fn watched(mut self, watch: Box<dyn Watch>) -> Self {
         self.watch = Some(watch);
         self
@@ -62,8 +70,11 @@ impl http_body::Body for Body {
             Content::Bytes(bytes) => Some(Ok(std::mem::take(bytes))),
             Content::Stream { stream, left } => {
                 let next = std::task::ready!(Pin::new(stream).poll_next(cx));
-                if let (Some(Ok(bytes)), Some(left)) = (&next, left) {
-                    *left = left.saturating_sub(bytes.len() as u64);
+                match (&next, left) {
+                    (Some(Ok(bytes)), Some(left)) => *left = left.saturating_sub(bytes.len() as u64),
+                    // hyper sees to it as well that this does not look complete; but it has no words for it.
+                    (None, Some(left)) if *left > 0 => return Poll::Ready(Some(Err(this.ended_early()))),
+                    _ => {}
                 }
                 next
             }

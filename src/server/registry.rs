@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONNECTION, DATE, HOST, SERVER, USER_AGENT};
+use http::header::{CONNECTION, CONTENT_LENGTH, DATE, HOST, SERVER, TRANSFER_ENCODING, USER_AGENT};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
 
 use super::access_log::{AccessLog, Entry};
 use super::body::Body;
@@ -15,7 +15,7 @@ use super::error::ApiError;
 use super::respond;
 use super::route::{self, Endpoint, Route};
 use crate::mirror::{CacheOutcome, Mirror, Place, Want};
-use crate::oci::{Digest, Reference};
+use crate::oci::{Digest, ErrorCode, Reference};
 use crate::telemetry::Metrics;
 
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
@@ -88,6 +88,10 @@ impl Registry {
         if request.method != Method::GET && !is_head {
             return Err(ApiError::method_not_allowed());
         }
+        // Nothing that reads has a body, and one whose end two parties may see in different places is how requests are smuggled.
+        if request.headers.contains_key(TRANSFER_ENCODING) {
+            return Err(ApiError::new(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, "a request that reads has no body"));
+        }
         let (address, endpoint) = match route? {
             Route::Version { prefix: None } => return Ok(Answered { response: respond::version(), outcome: None }),
             Route::Version { prefix: Some(prefix) } => {
@@ -96,7 +100,7 @@ impl Registry {
             }
             Route::Catalog => {
                 let message = "a mirror has no catalog of its own; ask the registry itself";
-                return Err(ApiError::new(http::StatusCode::NOT_FOUND, crate::oci::ErrorCode::Unsupported, message));
+                return Err(ApiError::new(StatusCode::NOT_FOUND, ErrorCode::Unsupported, message));
             }
             Route::In(_, Endpoint::Upload) => return Err(ApiError::method_not_allowed()),
             Route::In(address, endpoint) => (address, endpoint),
@@ -183,13 +187,13 @@ fn headers_only(response: &mut Response<Body>) {
     let length = http_body::Body::size_hint(&body).exact().filter(|length| *length > 0);
     let headers = response.headers_mut();
     if let Some(length) = length {
-        headers.entry(http::header::CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
+        headers.entry(CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
     }
 }
 
 fn has_body(request: &Parts) -> bool {
-    let length = request.headers.get(http::header::CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0");
-    length || request.headers.contains_key(http::header::TRANSFER_ENCODING)
+    let length = request.headers.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0");
+    length || request.headers.contains_key(TRANSFER_ENCODING)
 }
 
 fn now() -> HeaderValue {
