@@ -25,11 +25,13 @@ pub(crate) const ACCEPT: &str =
 pub(crate) struct Client {
     stream: TcpStream,
     address: SocketAddr,
+    /// A line of the head of each request, or nothing.
+    authorization: String,
     /// What was read beyond a head.
     ahead: Vec<u8>,
 }
 
-/// A successful answer, whose body is still to be read: all of it, for the connection to be of further use.
+/// An answer of the expected status, whose body is still to be read: all of it, for the connection to be of further use.
 pub(crate) struct Answer<'a> {
     client: &'a mut Client,
     asked: Instant,
@@ -43,7 +45,12 @@ impl Client {
         let stream = TcpStream::connect(address).with_context(|| format!("nobody listens at {address}"))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(SILENCE))?;
-        Ok(Self { stream, address, ahead: Vec::new() })
+        Ok(Self { stream, address, authorization: String::new(), ahead: Vec::new() })
+    }
+
+    /// The same, with a bearer token for all requests.
+    pub(crate) fn with_token(self, token: &str) -> Self {
+        Self { authorization: format!("Authorization: Bearer {token}\r\n"), ..self }
     }
 
     /// Asks for something, and reads the head of the answer.
@@ -52,21 +59,22 @@ impl Client {
     ///
     /// The status is not 200, or the body's length is not declared.
     pub(crate) fn get(&mut self, path: &str) -> Result<Answer<'_>> {
-        self.request("GET", path, "")
+        self.request("GET", path, "", "200")
     }
 
-    /// As [`Client::get`], with any method and a body in JSON.
-    pub(crate) fn request(&mut self, method: &str, path: &str, body: &str) -> Result<Answer<'_>> {
+    /// As [`Client::get`], with any method, a body in JSON, and another status to be expected.
+    pub(crate) fn request(&mut self, method: &str, path: &str, body: &str, expected: &str) -> Result<Answer<'_>> {
         let asked = Instant::now();
         let request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: {}\r\nAccept: {ACCEPT}\r\nContent-Length: {}\r\n\r\n{body}",
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nAccept: {ACCEPT}\r\n{}Content-Length: {}\r\n\r\n{body}",
             self.address,
+            self.authorization,
             body.len()
         );
         self.stream.write_all(request.as_bytes())?;
         let head = self.read_head().with_context(|| format!("no answer to {method} {path}"))?;
         let status = head.split(' ').nth(1).unwrap_or_default();
-        ensure!(status == "200", "{method} {path} was answered {status}:\n{head}{}", String::from_utf8_lossy(&self.ahead));
+        ensure!(status == expected, "{method} {path} was answered {status}:\n{head}{}", String::from_utf8_lossy(&self.ahead));
         let length = head.lines().find_map(content_length).with_context(|| format!("no length of {path} in\n{head}"))?;
         Ok(Answer { client: self, asked, length })
     }

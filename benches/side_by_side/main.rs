@@ -12,6 +12,7 @@ mod servers;
 mod upstream;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
@@ -39,8 +40,17 @@ struct Options {
     as_upstream: bool,
 }
 
-fn main() -> Result<()> {
-    let options = Options::parse();
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("side_by_side: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<()> {
     let plan = if options.quick { Plan::quick() } else { Plan::full() };
     if options.as_upstream {
         return upstream::serve(&plan);

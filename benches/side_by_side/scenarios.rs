@@ -57,7 +57,7 @@ struct Cost {
 impl Stage {
     /// Starts a cache, empty, and notes what it weighs.
     fn start(&self, cache: Cache, results: &mut Results) -> Result<Server> {
-        let server = Server::start(cache, &self.programs, self.upstream.address(), &self.scratch)?;
+        let server = Server::start(cache, &self.programs, &self.upstream, &self.scratch)?;
         self.settle(Some(&server))?;
         self.weigh("idle", &server, results)?;
         Ok(server)
@@ -65,7 +65,7 @@ impl Stage {
 
     /// Starts a server of files that the upstream has at these paths.
     fn start_static(&self, paths: &[String]) -> Result<Server> {
-        Server::start_static(&self.programs, self.upstream.address(), &self.scratch, paths)
+        Server::start_static(&self.programs, &self.upstream, &self.scratch, paths)
     }
 
     /// Notes what a server weighs.

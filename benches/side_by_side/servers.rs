@@ -7,11 +7,12 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
 use crate::client::Client;
 use crate::process::Process;
+use crate::upstream::Upstream;
 
 /// Whose figures there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,16 +116,23 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts a cache that is empty, in front of the upstream at `upstream`.
-    pub(crate) fn start(cache: Cache, programs: &Programs, upstream: SocketAddr, scratch: &Path) -> Result<Self> {
+    /// Starts a cache that is empty, in front of the upstream.
+    pub(crate) fn start(cache: Cache, programs: &Programs, upstream: &Upstream, scratch: &Path) -> Result<Self> {
         let folder = tempfile::tempdir_in(scratch)?;
-        let (template, name) = match cache {
-            Cache::Larder => (include_str!("servers/larder.toml"), "larder.toml"),
-            Cache::Nginx => (include_str!("servers/nginx.conf"), "nginx.conf"),
-            Cache::DockerRegistry => (include_str!("servers/docker-registry.yml"), "docker-registry.yml"),
+        let template = match cache {
+            Cache::Larder => ("larder.toml", include_str!("servers/larder.toml")),
+            Cache::Nginx => ("nginx.conf", include_str!("servers/nginx.conf")),
+            Cache::DockerRegistry => ("docker-registry.yml", include_str!("servers/docker-registry.yml")),
         };
         let address = free_address()?;
-        let config = configure(template, folder.path(), name, address, Some(upstream))?;
+        let places = [
+            ("@DIR@", name_of(folder.path())?),
+            ("@LISTEN@", &address.to_string()),
+            ("@UPSTREAM@", &upstream.address().to_string()),
+            ("@USER@", &user()?),
+            ("@TOKEN@", &upstream.log_in()?),
+        ];
+        let config = configure(folder.path(), template, &places)?;
         let mut command = match cache {
             Cache::Larder => command(&programs.larder, &["serve", "--config"], &config),
             Cache::Nginx => nginx(&programs.nginx, &config),
@@ -136,16 +144,18 @@ impl Server {
     }
 
     /// Starts a server of what the upstream has at `paths`, as files.
-    pub(crate) fn start_static(programs: &Programs, upstream: SocketAddr, scratch: &Path, paths: &[String]) -> Result<Self> {
+    pub(crate) fn start_static(programs: &Programs, upstream: &Upstream, scratch: &Path, paths: &[String]) -> Result<Self> {
         let folder = tempfile::tempdir_in(scratch)?;
         let files = folder.path().join("files");
+        let token = upstream.log_in()?;
         for path in paths {
             let file = files.join(path.trim_start_matches('/'));
             fs::create_dir_all(file.parent().context("a path has a file in a folder")?)?;
-            fs::write(file, Client::open(upstream)?.get(path)?.keep()?)?;
+            fs::write(file, Client::open(upstream.address())?.with_token(&token).get(path)?.keep()?)?;
         }
         let address = free_address()?;
-        let config = configure(include_str!("servers/static.conf"), folder.path(), "static.conf", address, None)?;
+        let places = [("@DIR@", name_of(folder.path())?), ("@LISTEN@", &address.to_string()), ("@USER@", &user()?)];
+        let config = configure(folder.path(), ("static.conf", include_str!("servers/static.conf")), &places)?;
         let process = Process::start(&mut nginx(&programs.nginx, &config), address, &folder.path().join("output"))?;
         Ok(Self { subject: Subject::Static, address, process, _folder: folder })
     }
@@ -167,18 +177,16 @@ fn free_address() -> Result<SocketAddr> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }
 
-/// Writes a configuration into a server's folder.
-fn configure(template: &str, folder: &Path, name: &str, listen: SocketAddr, upstream: Option<SocketAddr>) -> Result<PathBuf> {
-    let Some(folder_name) = folder.to_str() else {
-        bail!("the folder {} has no name in UTF-8", folder.display());
-    };
-    let mut config = template.replace("@DIR@", folder_name).replace("@LISTEN@", &listen.to_string()).replace("@USER@", &user()?);
-    if let Some(upstream) = upstream {
-        config = config.replace("@UPSTREAM@", &upstream.to_string());
-    }
+/// Writes a configuration into a server's folder: a template, with the places in it.
+fn configure(folder: &Path, (name, template): (&str, &str), places: &[(&str, &str)]) -> Result<PathBuf> {
+    let fill = |text: String, (place, value): &(&str, &str)| text.replace(place, value);
     let file = folder.join(name);
-    fs::write(&file, config)?;
+    fs::write(&file, places.iter().fold(template.to_owned(), fill))?;
     Ok(file)
+}
+
+fn name_of(folder: &Path) -> Result<&str> {
+    folder.to_str().with_context(|| format!("the folder {} has no name in UTF-8", folder.display()))
 }
 
 /// Who runs this: nginx's workers must be able to reach their folder.

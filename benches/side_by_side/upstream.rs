@@ -1,22 +1,32 @@
 //! The upstream of all servers: the test kit's registry, in a process of its own so that its work is nobody's else.
-//! It asks for no token and redirects nobody, for nginx could do neither; the bytes and the network are the same for all.
+//! It asks for tokens, as public registries do, but redirects nobody, for nginx could not follow; nor can nginx get a token, so it
+//! is given one.
 
 use std::io::{self, BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
-use larder_testkit::{Auth, Control, Hub};
+use larder_testkit::{Control, Hub};
 use serde_json::{Value, json};
 
 use crate::client::Client;
-use crate::content::{Plan, manifest_path};
+use crate::content::{Plan, REPOSITORY, manifest_path};
+
+/// Longer than any run: the one token that nginx has must do.
+const TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
 /// Runs the upstream until standard input ends.
 pub(crate) fn serve(plan: &Plan) -> Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
     let control = runtime.block_on(async {
-        let hub = Hub::builder().auth(Auth::None).without_redirects().repository(plan.repository()).start().await?;
+        let hub = Hub::builder()
+            .configure(|config| config.token.lifetime = TOKEN_LIFETIME)
+            .without_redirects()
+            .repository(plan.repository())
+            .start()
+            .await?;
         anyhow::Ok(Control::start(hub, (Ipv4Addr::LOCALHOST, 0).into()).await?)
     })?;
     println!("{}", control.urls());
@@ -29,7 +39,7 @@ pub(crate) fn serve(plan: &Plan) -> Result<()> {
 pub(crate) enum Network {
     /// As quick as the machine is.
     Fast,
-    /// 30 ms pass before each answer, and all bodies together come at 200 MB/s.
+    /// 30 ms pass before each answer, and all content together comes at 200 MB/s.
     Wan,
 }
 
@@ -39,6 +49,7 @@ pub(crate) struct Upstream {
     /// Its end is the child's.
     stdin: Option<ChildStdin>,
     registry: SocketAddr,
+    token_server: SocketAddr,
     control: SocketAddr,
 }
 
@@ -92,7 +103,8 @@ impl Upstream {
             let url = urls[listener].as_str().and_then(|url| url.strip_prefix("http://"));
             url.and_then(|address| address.parse().ok()).with_context(|| format!("the upstream does not tell its {listener}"))
         };
-        Ok(Self { registry: address("registry")?, control: address("control")?, child, stdin })
+        let [registry, token_server, control] = [address("registry")?, address("token")?, address("control")?];
+        Ok(Self { registry, token_server, control, child, stdin })
     }
 
     /// The registry's address.
@@ -100,9 +112,18 @@ impl Upstream {
         self.registry
     }
 
+    /// Gets a token as clients do: is refused, and asks the token server.
+    pub(crate) fn log_in(&self) -> Result<String> {
+        Client::open(self.registry)?.request("GET", "/v2/", "", "401")?.discard()?;
+        let path = format!("/token?service=registry.docker.io&scope=repository:{REPOSITORY}:pull");
+        let reply = Client::open(self.token_server)?.get(&path)?.keep()?;
+        let reply: Value = serde_json::from_slice(&reply)?;
+        Ok(reply["token"].as_str().context("there is no token in the reply")?.to_owned())
+    }
+
     /// What an image consists of, by its tag.
     pub(crate) fn image(&self, tag: &str) -> Result<ImageContent> {
-        let bytes = Client::open(self.registry)?.get(&manifest_path(tag))?.keep()?;
+        let bytes = Client::open(self.registry)?.with_token(&self.log_in()?).get(&manifest_path(tag))?.keep()?;
         let manifest: Value = serde_json::from_slice(&bytes)?;
         let descriptor = |value: &Value| {
             let digest = value["digest"].as_str().map(str::to_owned);
@@ -121,7 +142,10 @@ impl Upstream {
     pub(crate) fn set_network(&self, network: Network) -> Result<()> {
         let switches = match network {
             Network::Fast => json!({"network": null}),
-            Network::Wan => json!({"network": {"registry": {"latency_ms": 30, "total_rate": 200_000_000}}}),
+            Network::Wan => json!({"network": {
+                "registry": {"latency_ms": 30, "total_rate": 200_000_000},
+                "token": {"latency_ms": 30},
+            }}),
         };
         self.command("PATCH", "/config", &switches.to_string())?;
         Ok(())
@@ -143,7 +167,7 @@ impl Upstream {
     }
 
     fn command(&self, method: &str, path: &str, body: &str) -> Result<Vec<u8>> {
-        Client::open(self.control)?.request(method, path, body)?.keep()
+        Client::open(self.control)?.request(method, path, body, "200")?.keep()
     }
 }
 

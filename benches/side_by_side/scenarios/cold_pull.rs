@@ -38,13 +38,12 @@ fn run(stage: &Stage, results: &mut Results, network: Network, [conditions, afte
             stage.upstream.set_network(network)?;
             let server = cache.map(|cache| stage.start(cache, results)).transpose()?;
             let subject = subject(*cache);
-            let address = server.as_ref().map_or(stage.upstream.address(), |server| server.address);
             // What the one before has written is not for this one to wait for.
             rustix::fs::sync();
             stage.upstream.forget()?;
             let before = server.as_ref().map(|server| server.process.cpu()).transpose()?;
 
-            let pulled = pull(address, &image).with_context(|| format!("{}: no pull", subject.name()))?;
+            let pulled = pull(stage, server.as_ref(), &image).with_context(|| format!("{}: no pull", subject.name()))?;
             results.add(conditions, WALL, subject, pulled.took.as_secs_f64());
             results.add(conditions, FIRST_BYTE, subject, median_ms(pulled.first_bytes));
             let cost = stage.settle(server.as_ref())?;
@@ -60,19 +59,28 @@ fn run(stage: &Stage, results: &mut Results, network: Network, [conditions, afte
     Ok(())
 }
 
+/// A pull that is over.
 struct Pulled {
     took: Duration,
     /// Of each blob.
     first_bytes: Vec<Duration>,
 }
 
-fn pull(address: std::net::SocketAddr, image: &ImageContent) -> Result<Pulled> {
+/// Pulls through a server or, where there is none, from the upstream itself, where a client has to get a token first.
+fn pull(stage: &Stage, server: Option<&Server>, image: &ImageContent) -> Result<Pulled> {
     let begun = Instant::now();
-    let mut first = Client::open(address)?;
+    let connect: Box<dyn Fn() -> Result<Client>> = match server {
+        Some(server) => Box::new(|| Client::open(server.address)),
+        None => {
+            let token = stage.upstream.log_in()?;
+            Box::new(move || Ok(Client::open(stage.upstream.address())?.with_token(&token)))
+        }
+    };
+    let mut first = connect()?;
     first.get(&content::manifest_path(content::COLD))?.verify(&image.manifest.digest)?;
     let mut clients = vec![first];
     while clients.len() < CONNECTIONS {
-        clients.push(Client::open(address)?);
+        clients.push(connect()?);
     }
     let queue = Mutex::new(image.blobs.iter());
     let next = || queue.lock().expect("nothing panics with the queue in hand").next();
