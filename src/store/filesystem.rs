@@ -40,6 +40,12 @@ pub trait StoredFile: Send + Sync + 'static {
     fn try_read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
     /// Writes all of `buffer` at `offset`. May block.
     fn write_all_at(&self, buffer: &[u8], offset: u64) -> io::Result<()>;
+    /// Has the file system set `size` bytes aside for the file, so that they cannot run out while it is written. One that cannot
+    /// do that promises nothing.
+    fn allocate(&self, size: u64) -> io::Result<()> {
+        let _ = size;
+        Ok(())
+    }
     /// Makes the content durable (`fdatasync`). A failure is final: the kernel may have dropped the data and say "fine" next time.
     fn sync_data(&self) -> io::Result<()>;
     /// The size in bytes.

@@ -14,6 +14,7 @@ pub(super) enum Operation {
     RemoveBlob,
     CreatePart,
     StatPart,
+    AllocatePart,
     WritePart,
     SyncPart,
     ProtectPart,
@@ -37,12 +38,13 @@ pub(super) struct Health {
 // === impl Operation ===
 
 impl Operation {
-    pub(super) const ALL: [Self; 16] = [
+    pub(super) const ALL: [Self; 17] = [
         Self::OpenBlob,
         Self::StatBlob,
         Self::RemoveBlob,
         Self::CreatePart,
         Self::StatPart,
+        Self::AllocatePart,
         Self::WritePart,
         Self::SyncPart,
         Self::ProtectPart,
@@ -63,6 +65,7 @@ impl Operation {
             Self::RemoveBlob => "remove blob",
             Self::CreatePart => "create part",
             Self::StatPart => "stat part",
+            Self::AllocatePart => "allocate part",
             Self::WritePart => "write part",
             Self::SyncPart => "sync part",
             Self::ProtectPart => "protect part",

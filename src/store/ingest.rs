@@ -53,6 +53,10 @@ impl Ingest {
         }
         let (path, file) = create(&blobs, &digest)?;
         let part = Part { blobs, path, reservation: Arc::new(Mutex::new(reservation)), present: true };
+        // A disk that is fuller than the budget knows says so now, while the content can still pass through whole.
+        if let Some(size) = size.filter(|size| *size > 0) {
+            file.allocate(size).map_err(part.failed(Operation::AllocatePart))?;
+        }
         Ok(Self { digest, file, part })
     }
 

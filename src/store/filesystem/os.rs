@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, Per
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::OFlags;
+use rustix::fs::{FallocateFlags, OFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 
 use super::{Entry, FileSystem, Metadata, StoredFile};
@@ -111,6 +111,14 @@ impl StoredFile for OsFile {
 
     fn write_all_at(&self, buffer: &[u8], offset: u64) -> io::Result<()> {
         self.0.write_all_at(buffer, offset)
+    }
+
+    fn allocate(&self, size: u64) -> io::Result<()> {
+        // The size stays what was written: it is how a part that is too short shows.
+        match rustix::fs::fallocate(&self.0, FallocateFlags::KEEP_SIZE, 0, size) {
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::PERM | Errno::INVAL | Errno::INTR) => Ok(()),
+            result => Ok(result?),
+        }
     }
 
     fn sync_data(&self) -> io::Result<()> {

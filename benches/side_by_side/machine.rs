@@ -1,0 +1,19 @@
+//! What the figures were measured on, in a line.
+
+use std::fs;
+use std::time::SystemTime;
+
+/// Date, processor, kernel, and how busy the machine was already.
+pub(crate) fn describe() -> String {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let cpus = read("/proc/cpuinfo");
+    let model =
+        cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map_or("unknown", |(_, model)| model);
+    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    format!(
+        "{date}; {cores} cores of {model}; Linux {kernel}; load before: {load}",
+        date = httpdate::fmt_http_date(SystemTime::now()),
+        kernel = read("/proc/sys/kernel/osrelease").trim(),
+        load = read("/proc/loadavg").split(' ').next().unwrap_or_default(),
+    )
+}

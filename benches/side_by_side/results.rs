@@ -1,0 +1,134 @@
+//! The figures, round by round, and the table that they make.
+//! It knows what a figure is called and which way is better; never how it came about.
+
+use std::fmt::Write;
+
+use crate::servers::Subject;
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Figure {
+    /// Its name and unit.
+    pub(crate) name: &'static str,
+    pub(crate) better: Better,
+    /// Digits behind the point.
+    pub(crate) digits: usize,
+}
+
+/// Which way a figure is better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Better {
+    More,
+    Less,
+}
+
+impl Figure {
+    pub(crate) const fn more(name: &'static str, digits: usize) -> Self {
+        Self { name, better: Better::More, digits }
+    }
+
+    pub(crate) const fn less(name: &'static str, digits: usize) -> Self {
+        Self { name, better: Better::Less, digits }
+    }
+}
+
+/// A row of the table: a figure under some conditions.
+struct Row {
+    conditions: &'static str,
+    figure: Figure,
+    /// In the order of [`Subject::ALL`], a value for each round.
+    rounds: [Vec<f64>; Subject::ALL.len()],
+}
+
+/// All figures.
+#[derive(Default)]
+pub(crate) struct Results {
+    rows: Vec<Row>,
+}
+
+impl Results {
+    /// Adds the value of a round.
+    pub(crate) fn add(&mut self, conditions: &'static str, figure: Figure, subject: Subject, value: f64) {
+        let is_it = |row: &Row| row.conditions == conditions && row.figure == figure;
+        let index = self.rows.iter().position(is_it).unwrap_or_else(|| {
+            self.rows.push(Row { conditions, figure, rounds: Default::default() });
+            self.rows.len() - 1
+        });
+        self.rows[index].rounds[subject as usize].push(value);
+    }
+
+    /// The table, in Markdown: medians, and Larder's part of its peers'.
+    pub(crate) fn table(&self) -> String {
+        let mut lines = vec![heading()];
+        let mut conditions = "";
+        for row in &self.rows {
+            let name = if row.conditions == conditions { "…" } else { row.conditions };
+            conditions = row.conditions;
+            lines.push(row.cells(name));
+        }
+        align(&lines)
+    }
+}
+
+fn heading() -> Vec<String> {
+    let subjects = Subject::ALL.map(|subject| subject.name().to_owned());
+    let ratios = [Subject::Nginx, Subject::DockerRegistry].map(|peer| format!("Larder ÷ {}", peer.name()));
+    [String::new()].into_iter().chain(subjects).chain(ratios).collect()
+}
+
+impl Row {
+    fn cells(&self, conditions: &str) -> Vec<String> {
+        let better = match self.figure.better {
+            Better::More => '↑',
+            Better::Less => '↓',
+        };
+        let mut cells = vec![format!("{conditions}: {} {better}", self.figure.name)];
+        for values in &self.rounds {
+            cells.push(median(values).map_or("–".to_owned(), |median| format!("{median:.*}", self.figure.digits)));
+        }
+        for peer in [Subject::Nginx, Subject::DockerRegistry] {
+            cells.push(ratio(&self.rounds[Subject::Larder as usize], &self.rounds[peer as usize]));
+        }
+        cells
+    }
+}
+
+/// The median of the rounds' ratios, and in parentheses the least and the greatest: within a round, all had the same machine.
+fn ratio(larder: &[f64], peer: &[f64]) -> String {
+    let ratios: Vec<f64> = larder.iter().zip(peer).map(|(larder, peer)| larder / peer).collect();
+    let least = ratios.iter().copied().reduce(f64::min);
+    let greatest = ratios.iter().copied().reduce(f64::max);
+    match (median(&ratios), least, greatest) {
+        (Some(median), Some(least), Some(greatest)) if median.is_finite() => format!("{median:.2} ({least:.2}–{greatest:.2})"),
+        _ => "–".to_owned(),
+    }
+}
+
+fn median(values: &[f64]) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable_by(f64::total_cmp);
+    let above = sorted.get(sorted.len() / 2)?;
+    let below = sorted.get((sorted.len() - 1) / 2)?;
+    Some((above + below) / 2.0)
+}
+
+/// Lays out rows, of which the first is the heading: its first column to the left, the others to the right.
+fn align(rows: &[Vec<String>]) -> String {
+    let columns = rows.first().map_or(0, Vec::len);
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for (index, row) in rows.iter().enumerate() {
+        for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+            let _ = if column == 0 { write!(text, "| {cell:<width$} ") } else { write!(text, "| {cell:>width$} ") };
+        }
+        text.push_str("|\n");
+        if index == 0 {
+            for (column, width) in widths.iter().enumerate() {
+                let _ = if column == 0 { write!(text, "|-{:-<width$}-", "") } else { write!(text, "|-{:-<width$}:", "") };
+            }
+            text.push_str("|\n");
+        }
+    }
+    text
+}

@@ -1,0 +1,196 @@
+//! The servers that are compared: how each is found, configured and started, with an empty cache.
+//! Their configurations are the files beside this one; nothing here depends on what they are asked.
+
+use std::env;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use tempfile::TempDir;
+
+use crate::client::Client;
+use crate::process::Process;
+use crate::upstream::Upstream;
+
+/// Whose figures there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Subject {
+    Larder,
+    Nginx,
+    DockerRegistry,
+    /// nginx that serves files: the ceiling of what is hot.
+    Static,
+    /// The upstream itself, with no cache between: the ceiling of what is cold.
+    Direct,
+}
+
+impl Subject {
+    /// All, in the order of the table's columns.
+    pub(crate) const ALL: [Self; 5] = [Self::Larder, Self::Nginx, Self::DockerRegistry, Self::Static, Self::Direct];
+
+    /// As the table calls it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Larder => "Larder",
+            Self::Nginx => "nginx",
+            Self::DockerRegistry => "docker-registry",
+            Self::Static => "static files",
+            Self::Direct => "direct",
+        }
+    }
+}
+
+/// A pull-through cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cache {
+    Larder,
+    Nginx,
+    DockerRegistry,
+}
+
+impl Cache {
+    /// All of them.
+    pub(crate) const ALL: [Self; 3] = [Self::Larder, Self::Nginx, Self::DockerRegistry];
+
+    /// Whose figures its are.
+    pub(crate) fn subject(self) -> Subject {
+        match self {
+            Self::Larder => Subject::Larder,
+            Self::Nginx => Subject::Nginx,
+            Self::DockerRegistry => Subject::DockerRegistry,
+        }
+    }
+}
+
+/// The programs.
+pub(crate) struct Programs {
+    larder: PathBuf,
+    nginx: PathBuf,
+    docker_registry: PathBuf,
+}
+
+impl Programs {
+    /// Larder as it was built for this benchmark, and its peers as they are installed.
+    ///
+    /// # Errors
+    ///
+    /// One is not installed.
+    pub(crate) fn find() -> Result<Self> {
+        Ok(Self { larder: env!("CARGO_BIN_EXE_larder").into(), nginx: find("nginx")?, docker_registry: find("docker-registry")? })
+    }
+
+    /// What they say of their versions, in a line.
+    pub(crate) fn versions(&self) -> Result<String> {
+        let programs = [(&self.larder, "--version"), (&self.nginx, "-v"), (&self.docker_registry, "--version")];
+        let versions: Result<Vec<_>> = programs.into_iter().map(|(program, flag)| version(program, flag)).collect();
+        Ok(versions?.join("; "))
+    }
+}
+
+/// Finds a Debian package's program of the same name.
+fn find(name: &str) -> Result<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    // Servers are there, which not every user has in PATH.
+    let folders = env::split_paths(&path).chain(["/usr/sbin".into()]);
+    let found = folders.map(|folder| folder.join(name)).find(|program| program.is_file());
+    found.with_context(|| {
+        format!("{name} is not installed; scripts/bench installs it, as does `apt-get install {name}` on Debian")
+    })
+}
+
+fn version(program: &Path, flag: &str) -> Result<String> {
+    let output = Command::new(program).arg(flag).output().with_context(|| format!("{} does not run", program.display()))?;
+    ensure!(output.status.success(), "{} {flag} failed", program.display());
+    let text = [output.stdout, output.stderr].concat();
+    Ok(String::from_utf8_lossy(&text).trim().to_owned())
+}
+
+/// A running server with a folder of its own, which goes with it.
+pub(crate) struct Server {
+    pub(crate) subject: Subject,
+    pub(crate) address: SocketAddr,
+    pub(crate) process: Process,
+    _folder: TempDir,
+}
+
+impl Server {
+    /// Starts a cache that is empty, in front of the upstream.
+    pub(crate) fn start(cache: Cache, programs: &Programs, upstream: &Upstream, scratch: &Path) -> Result<Self> {
+        let folder = tempfile::tempdir_in(scratch)?;
+        let template = match cache {
+            Cache::Larder => ("larder.toml", include_str!("servers/larder.toml")),
+            Cache::Nginx => ("nginx.conf", include_str!("servers/nginx.conf")),
+            Cache::DockerRegistry => ("docker-registry.yml", include_str!("servers/docker-registry.yml")),
+        };
+        let address = free_address()?;
+        let places = [
+            ("@DIR@", name_of(folder.path())?),
+            ("@LISTEN@", &address.to_string()),
+            ("@UPSTREAM@", &upstream.address().to_string()),
+            ("@USER@", &user()?),
+            ("@TOKEN@", &upstream.log_in()?),
+        ];
+        let config = configure(folder.path(), template, &places)?;
+        let mut command = match cache {
+            Cache::Larder => command(&programs.larder, &["serve", "--config"], &config),
+            Cache::Nginx => nginx(&programs.nginx, &config),
+            Cache::DockerRegistry => command(&programs.docker_registry, &["serve"], &config),
+        };
+        let process = Process::start(&mut command, address, &folder.path().join("output"))
+            .with_context(|| format!("{} was not started", cache.subject().name()))?;
+        Ok(Self { subject: cache.subject(), address, process, _folder: folder })
+    }
+
+    /// Starts a server of what the upstream has at `paths`, as files.
+    pub(crate) fn start_static(programs: &Programs, upstream: &Upstream, scratch: &Path, paths: &[String]) -> Result<Self> {
+        let folder = tempfile::tempdir_in(scratch)?;
+        let files = folder.path().join("files");
+        let token = upstream.log_in()?;
+        for path in paths {
+            let file = files.join(path.trim_start_matches('/'));
+            fs::create_dir_all(file.parent().context("a path has a file in a folder")?)?;
+            fs::write(file, Client::open(upstream.address())?.with_token(&token).get(path)?.keep()?)?;
+        }
+        let address = free_address()?;
+        let places = [("@DIR@", name_of(folder.path())?), ("@LISTEN@", &address.to_string()), ("@USER@", &user()?)];
+        let config = configure(folder.path(), ("static.conf", include_str!("servers/static.conf")), &places)?;
+        let process = Process::start(&mut nginx(&programs.nginx, &config), address, &folder.path().join("output"))?;
+        Ok(Self { subject: Subject::Static, address, process, _folder: folder })
+    }
+}
+
+fn command(program: &Path, arguments: &[&str], config: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.args(arguments).arg(config);
+    command
+}
+
+fn nginx(program: &Path, config: &Path) -> Command {
+    // Until it has read its configuration it complains to a file that only root can write.
+    command(program, &["-e", "stderr", "-c"], config)
+}
+
+/// An address where nobody listens now.
+fn free_address() -> Result<SocketAddr> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+}
+
+/// Writes a configuration into a server's folder: a template, with the places in it.
+fn configure(folder: &Path, (name, template): (&str, &str), places: &[(&str, &str)]) -> Result<PathBuf> {
+    let fill = |text: String, (place, value): &(&str, &str)| text.replace(place, value);
+    let file = folder.join(name);
+    fs::write(&file, places.iter().fold(template.to_owned(), fill))?;
+    Ok(file)
+}
+
+fn name_of(folder: &Path) -> Result<&str> {
+    folder.to_str().with_context(|| format!("the folder {} has no name in UTF-8", folder.display()))
+}
+
+/// Who runs this: nginx's workers must be able to reach their folder.
+fn user() -> Result<String> {
+    let output = Command::new("id").args(["--user", "--name"]).output().context("id does not run")?;
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+}
