@@ -22,7 +22,8 @@ pub(super) fn overlay(environment: &[(String, String)], settings: &mut Settings)
         };
         let place = Place::Variable(variable.as_str().into());
         match resolve(path, value, settings) {
-            Ok((section, key)) => settings.say(section, key, setting(key, value, &place)),
+            Ok(Some((section, key))) => settings.say(section, key, setting(key, value, &place)),
+            Ok(None) => {}
             Err(problem) => settings.note(place, problem),
         }
     }
@@ -36,13 +37,13 @@ fn setting(key: &Key, value: &str, place: &Place) -> Setting {
     }
 }
 
-/// The key that a variable names, `path` being its name without the prefix.
-fn resolve(path: &str, value: &str, settings: &Settings) -> Result<(Section, &'static Key), Problem> {
+/// The key that a variable names, `path` being its name without the prefix; `None` for one that is not meant for us.
+fn resolve(path: &str, value: &str, settings: &Settings) -> Result<Option<(Section, &'static Key)>, Problem> {
     if let Some((name, key_name)) = path.strip_prefix(UPSTREAMS).and_then(|rest| rest.rsplit_once(LEVEL)) {
         let upstream = upstream_written(name, settings)?;
         let keys = || keys::in_table(Table::Upstream).map(|key| (key.name.to_ascii_uppercase(), key));
         return match keys().find(|(known, _)| known == key_name) {
-            Some((_, key)) => Ok((Section::Upstream(upstream), key)),
+            Some((_, key)) => Ok(Some((Section::Upstream(upstream), key))),
             None => {
                 let known: Vec<_> = keys().map(|(known, _)| known).collect();
                 let hint = Hint::among(key_name, known.iter().map(String::as_str));
@@ -51,8 +52,8 @@ fn resolve(path: &str, value: &str, settings: &Settings) -> Result<(Section, &'s
         };
     }
     match fixed().find(|(known, ..)| known == path) {
-        Some((_, section, key)) => Ok((section, key)),
-        None if is_service_link(path, value) => Err(Problem::ServiceLink),
+        Some((_, section, key)) => Ok(Some((section, key))),
+        None if is_service_link(path, value) => Ok(None),
         None => {
             let mut known: Vec<_> = fixed().map(|(known, ..)| known).collect();
             known.push(format!("{UPSTREAMS}NAME{LEVEL}KEY"));
@@ -125,7 +126,8 @@ mod tests {
                 Table::Named(table) => format!("{table}__{}", key.name).to_ascii_uppercase(),
                 Table::Upstream => format!("UPSTREAMS__DOCKER_IO__{}", key.name.to_ascii_uppercase()),
             };
-            let (section, resolved) = resolve(&path, "", &settings).unwrap_or_else(|problem| panic!("{path}: {problem}"));
+            let (section, resolved) =
+                resolve(&path, "", &settings).unwrap_or_else(|problem| panic!("{path}: {problem}")).expect("it is meant for us");
             assert_eq!((section.table(), resolved.name), (key.table, key.name));
         }
     }
@@ -138,8 +140,9 @@ mod tests {
             settings.declared.insert(name, Place::Variable("test".into()));
         }
         for (written, name) in [("MY_HUB_LAN_5000", "my-hub.lan:5000"), ("A__B_LAN", "a__b.lan"), ("GHCR_IO", "ghcr.io")] {
-            let (section, _) =
+            let resolved =
                 resolve(&format!("UPSTREAMS__{written}__URL"), "", &settings).unwrap_or_else(|problem| panic!("{problem}"));
+            let (section, _) = resolved.expect("it is meant for us");
             assert_eq!(section, Section::Upstream(name.parse().expect("a name")));
         }
         let Err(problem) = resolve("UPSTREAMS__X_Y_LAN__URL", "", &settings) else {
@@ -168,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn links_of_kubernetes_are_explained() {
+    fn links_of_kubernetes_are_passed_over() {
         for (variable, value) in [
             ("LARDER_PORT", "tcp://10.0.0.7:5050"),
             ("LARDER_SERVICE_HOST", "10.0.0.7"),
@@ -176,9 +179,11 @@ mod tests {
             ("LARDER_PORT_5050_TCP_ADDR", "10.0.0.7"),
             ("LARDER_ADMIN_SERVICE_PORT", "5051"),
         ] {
-            assert!(problem(variable, value).contains("enableServiceLinks: false"), "{variable}");
+            let mut settings = Settings::default();
+            overlay(&[(variable.to_owned(), value.to_owned())], &mut settings);
+            assert!(settings.finish().is_ok(), "{variable}");
         }
-        assert!(!problem("LARDER_PORT", "5050").contains("enableServiceLinks"));
+        assert!(problem("LARDER_PORT", "5050").contains("is no setting of Larder"));
     }
 
     #[test]

@@ -55,8 +55,6 @@ pub enum Problem {
 
     #[error("is no setting of Larder; {0}")]
     UnknownVariable(Hint),
-    #[error("is no setting of Larder but looks like Kubernetes' link to a Service; set `enableServiceLinks: false` in the pod")]
-    ServiceLink,
     #[error("no upstream is written `{name}` here; {hint} (others are declared in the file, as [upstreams.\"NAME\"])")]
     UnknownUpstream { name: String, hint: Hint },
     #[error("may mean {} alike; set it in the file", .0.join(" and "))]
