@@ -1,7 +1,7 @@
 //! Bodies of responses: bytes that are at hand, or content that is read as the client takes it.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures::Stream;
@@ -13,6 +13,8 @@ use crate::fill::{ByteStream, FillError};
 /// what it got for the whole.
 pub(super) struct Body {
     content: Content,
+    /// The error that the next look gives.
+    failure: Option<FillError>,
     /// Runs when the body is dropped, be it sent or not.
     watch: Option<Box<dyn Watch>>,
 }
@@ -37,20 +39,12 @@ impl Body {
     }
 
     pub(super) fn from_bytes(bytes: Bytes) -> Self {
-        Self { content: Content::Bytes(bytes), watch: None }
+        Self { content: Content::Bytes(bytes), failure: None, watch: None }
     }
 
     /// A body that is `length` bytes long, or whose length shows at its end.
     pub(super) fn from_stream(stream: ByteStream, length: Option<u64>) -> Self {
-        Self { content: Content::Stream { stream, left: length }, watch: None }
-    }
-
-    fn ended_early(&mut self) -> FillError {
-        let error = FillError::Abandoned;
-        if let Some(watch) = &mut self.watch {
-            watch.failed(&error);
-        }
-        error
+        Self { content: Content::Stream { stream, left: length }, failure: None, watch: None }
     }
 
     pub(super) fn watched(mut self, watch: Box<dyn Watch>) -> Self {
@@ -65,33 +59,48 @@ impl http_body::Body for Body {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, FillError>>> {
         let this = self.get_mut();
+        if let Some(error) = this.failure.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         let next = match &mut this.content {
             Content::Bytes(bytes) if bytes.is_empty() => None,
             Content::Bytes(bytes) => Some(Ok(std::mem::take(bytes))),
             Content::Stream { stream, left } => {
-                let next = std::task::ready!(Pin::new(stream).poll_next(cx));
-                match (&next, left) {
-                    (Some(Ok(bytes)), Some(left)) => *left = left.saturating_sub(bytes.len() as u64),
+                let next = ready!(Pin::new(stream).poll_next(cx));
+                match (next, left) {
+                    (Some(Ok(bytes)), Some(left)) => {
+                        *left = left.saturating_sub(bytes.len() as u64);
+                        Some(Ok(bytes))
+                    }
                     // hyper sees to it as well that this does not look complete; but it has no words for it.
-                    (None, Some(left)) if *left > 0 => return Poll::Ready(Some(Err(this.ended_early()))),
-                    _ => {}
+                    (None, Some(left)) if *left > 0 => Some(Err(FillError::Abandoned)),
+                    (next, _) => next,
                 }
-                next
             }
         };
+        let is_end = http_body::Body::is_end_stream(this);
         if let Some(watch) = &mut this.watch {
             match &next {
                 Some(Ok(bytes)) => {
                     watch.sent(bytes.len() as u64);
-                    if http_body::Body::is_end_stream(this) {
-                        this.watch.iter_mut().for_each(|watch| watch.completed());
+                    if is_end {
+                        watch.completed();
                     }
                 }
                 Some(Err(error)) => watch.failed(error),
                 None => watch.completed(),
             }
         }
-        Poll::Ready(next.map(|result| result.map(Frame::data)))
+        match next {
+            Some(Err(error)) => {
+                // At an error hyper drops what it has not written. It writes when there is nothing to be had at the moment: so the
+                // client gets its headers, and all that came before the error.
+                this.failure = Some(error);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            next => Poll::Ready(next.map(|result| result.map(Frame::data))),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
