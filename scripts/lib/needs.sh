@@ -52,7 +52,7 @@ need_trixie() {
   # The archive that this machine uses already, with another suite.
   as_root apt-get --quiet=2 update
   codename=$(source /etc/os-release && echo "$VERSION_CODENAME")
-  # shellcheck disable=SC2016 # apt's placeholders
+  # shellcheck disable=SC2016 # apt fills these in
   archive=$(apt-get indextargets --format '$(REPO_URI)' \
     'Created-By: Packages' 'Origin: Debian' "Codename: $codename" 'Component: main')
   rm --recursive --force "$apt"

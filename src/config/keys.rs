@@ -100,7 +100,7 @@ pub const KEYS: &[Key] = &[
 
     key(Named("timeouts"), "connect", Text, Value("5s"), "To reach an upstream: name resolution, TCP and TLS together."),
     key(Named("timeouts"), "headers", Text, Value("15s"), "From the end of a request until the upstream's answer begins."),
-    key(Named("timeouts"), "answer", Text, Value("25s"), "From a client's request until its answer begins, with tokens, redirects and repeated tries."),
+    key(Named("timeouts"), "answer", Text, Value("25s"), "From a client's request until its answer begins, with tokens, redirects and repeated tries. One question about a manifest may take two fifths of it."),
     key(Named("timeouts"), "stall", Text, Value("20s"), "Without a byte of a body, before the connection is given up and replaced."),
 
     key(Upstream, "enabled", Flag, Value("true"), "Whether it is there at all: false takes a built-in upstream off the list."),

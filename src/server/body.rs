@@ -118,3 +118,32 @@ impl http_body::Body for Body {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::{StreamExt, stream};
+    use http_body::Body as _;
+
+    use super::*;
+
+    #[test]
+    fn what_came_before_an_error_has_time_to_go_out() {
+        let parts = vec![Ok(Bytes::from_static(b"some")), Err(FillError::NoSpace)];
+        let mut body = Body::from_stream(stream::iter(parts).boxed(), Some(10));
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let mut poll = || Pin::new(&mut body).poll_frame(&mut cx);
+        assert!(matches!(poll(), Poll::Ready(Some(Ok(_)))));
+        assert!(poll().is_pending(), "the error came at once, and takes with it what is not written yet");
+        assert!(matches!(poll(), Poll::Ready(Some(Err(FillError::NoSpace)))));
+    }
+
+    #[test]
+    fn a_body_that_is_shorter_than_it_said_is_an_error() {
+        let mut body = Body::from_stream(stream::iter(vec![Ok(Bytes::from_static(b"some"))]).boxed(), Some(10));
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let mut poll = || Pin::new(&mut body).poll_frame(&mut cx);
+        assert!(matches!(poll(), Poll::Ready(Some(Ok(_)))));
+        assert!(poll().is_pending());
+        assert!(matches!(poll(), Poll::Ready(Some(Err(_)))));
+    }
+}
