@@ -23,6 +23,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::oci::{Digest, RepositoryName, UpstreamName};
 use crate::store::Store;
 use crate::upstream::Origin;
+use crate::util::Remembered;
 
 pub use error::FillError;
 pub use flight::Fill;
@@ -70,8 +71,8 @@ pub struct Fills {
 struct Shared {
     store: Store,
     in_flight: Mutex<HashMap<Digest, Arc<Fill>>>,
-    broken: moka::sync::Cache<(UpstreamName, RepositoryName, Digest), FillError>,
-    suspects: moka::sync::Cache<UpstreamName, ()>,
+    broken: Remembered<(UpstreamName, RepositoryName, Digest), FillError>,
+    suspects: Remembered<UpstreamName, ()>,
     lanes: Lanes,
     places: Arc<Semaphore>,
     extra_lanes: Mutex<HashMap<UpstreamName, Arc<Semaphore>>>,
@@ -114,14 +115,12 @@ impl Source {
 
 impl Fills {
     pub fn new(store: Store, lanes: Lanes, observer: Arc<dyn Observer>) -> Self {
-        let suspects = moka::sync::Cache::builder().time_to_live(SUSPECT).build();
-        let broken = moka::sync::Cache::builder().max_capacity(4096).time_to_live(REFUSED_AFTER_BREAK).build();
         Self {
             shared: Arc::new(Shared {
                 store,
                 in_flight: Mutex::default(),
-                broken,
-                suspects,
+                broken: Remembered::new(REFUSED_AFTER_BREAK, 4096),
+                suspects: Remembered::new(SUSPECT, 4096),
                 lanes,
                 places: Arc::new(Semaphore::new(FILLS_AT_ONCE)),
                 extra_lanes: Mutex::default(),
@@ -176,7 +175,7 @@ impl Fills {
     /// How many connections a fill from `source` may have for speed, and how many for its readers.
     fn lanes_for(&self, source: &Source) -> (usize, usize) {
         let Lanes { for_speed, for_readers, .. } = self.shared.lanes;
-        if self.shared.suspects.contains_key(&source.upstream) { (1, 1) } else { (for_speed.max(1), for_readers.max(1)) }
+        if self.shared.suspects.get(&source.upstream).is_some() { (1, 1) } else { (for_speed.max(1), for_readers.max(1)) }
     }
 
     /// The right to one more connection than a fill has anyway, if there is one left.

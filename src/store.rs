@@ -39,7 +39,7 @@ use self::layout::Layout;
 use self::pins::{Pin, Pins};
 use self::refs::Refs;
 use crate::oci::Digest;
-use crate::util::Clock;
+use crate::util::{Clock, blocking};
 
 pub use catalog::{Catalog, CatalogError, Kind, Link, ListingRecord, TagRecord};
 pub use error::{OpenError, StoreError};
@@ -216,7 +216,7 @@ fn remove_leftovers(fs: &dyn FileSystem, layout: &Layout) -> std::io::Result<()>
 
 /// Runs work that blocks where it may. A panic in it goes on in the caller.
 async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StoreError> {
-    match tokio::task::spawn_blocking(work).await {
+    match blocking(work).await {
         Ok(value) => Ok(value),
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),

@@ -1,11 +1,17 @@
 //! Leaf helpers that any layer may use. Nothing in here knows what a registry is.
 
+mod blocking;
 mod clock;
 mod jitter;
+mod remembered;
 mod secret;
+#[cfg(test)]
+pub(crate) mod simulated;
 mod single_flight;
 
+pub use blocking::blocking;
 pub use clock::{Clock, SystemClock};
 pub use jitter::jitter;
+pub use remembered::Remembered;
 pub use secret::Secret;
 pub use single_flight::SingleFlight;

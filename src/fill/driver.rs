@@ -1,7 +1,7 @@
 //! The task that drives a fill: opens its lanes, as many as are worth it and where readers wait, replaces those that break, and
 //! verifies and commits the content when all of it is there.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use super::prefix::Prefix;
 use super::tempo::{INTERVAL, Tempo};
 use crate::store::StoreError;
 use crate::upstream::UpstreamError;
-use crate::util::jitter;
+use crate::util::{blocking, jitter};
 
 /// How many more times the upstream is asked after it failed, without one more byte having arrived.
 const TRIES_WITHOUT_PROGRESS: u32 = 3;
@@ -119,7 +119,7 @@ struct Driver<'a> {
     site: &'a Site<'a>,
     lanes: FuturesUnordered<BoxFuture<'a, (LaneId, Result<Ended, FillError>)>>,
     /// Of each open lane: how to tell it that its share has become smaller, and its place among those beyond the first.
-    open: HashMap<LaneId, (Arc<Notify>, Option<OwnedSemaphorePermit>)>,
+    open: BTreeMap<LaneId, (Arc<Notify>, Option<OwnedSemaphorePermit>)>,
     tempo: Tempo,
     for_readers: usize,
     /// Whether the upstream can be asked for parts.
@@ -151,7 +151,7 @@ impl<'a> Driver<'a> {
             fills,
             site,
             lanes: FuturesUnordered::new(),
-            open: HashMap::new(),
+            open: BTreeMap::new(),
             tempo: Tempo::new(for_speed),
             for_readers,
             ranges: true,
@@ -184,15 +184,17 @@ impl<'a> Driver<'a> {
             }
             self.open_lanes();
             let resting_until = self.resting_until.unwrap_or_else(|| Instant::now() + INTERVAL);
+            // In a fixed order, so that a simulation can be replayed; what is always ready comes last.
             tokio::select! {
+                biased;
                 Some((lane, end)) = self.lanes.next() => self.ended(lane, end)?,
                 hashed = async { self.hashing.as_mut().expect("the branch is for when there is one").await }, if self.hashing.is_some() => {
                     self.hashing = None;
                     hashed?;
                 }
-                () = fill.attention() => {}
                 _ = self.ticks.tick() => self.tick(),
                 () = tokio::time::sleep_until(resting_until), if self.resting_until.is_some() => self.resting_until = None,
+                () = fill.attention() => {}
             }
         }
     }
@@ -205,7 +207,7 @@ impl<'a> Driver<'a> {
             return;
         }
         let (file, prefix) = (Arc::clone(&self.site.file), Arc::clone(&self.site.prefix));
-        let hashing = tokio::task::spawn_blocking(move || prefix.catch_up(&*file, end));
+        let hashing = blocking(move || prefix.catch_up(&*file, end));
         let hashing = hashing.map(|hashed| match hashed {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(FillError::Disk(error.to_string())),

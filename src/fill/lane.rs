@@ -16,6 +16,7 @@ use super::plan::{LaneId, Opening};
 use super::prefix::Prefix;
 use crate::store::{Ingest, Store, StoredFile};
 use crate::upstream::{Body, UpstreamError};
+use crate::util::blocking;
 
 /// How many bytes are written in one go on a blocking thread. While one batch is written the next one gathers.
 const BATCH: usize = 512 << 10;
@@ -72,8 +73,9 @@ impl<'a> Lane<'a> {
         let fill = self.site.fill;
         let opened = origin::open(fill.source(), fill.digest(), self.taken..self.asked, self.site.size);
         let Opened { body, is_whole, .. } = tokio::select! {
-            opened = opened => opened?,
+            biased;
             () = self.stopped() => return Ok(Ended::Done),
+            opened = opened => opened?,
         };
         if is_whole && self.taken > 0 && !alone {
             return Ok(Ended::NoRanges);
@@ -155,7 +157,7 @@ impl<'a> Lane<'a> {
         }
         let (file, prefix) = (Arc::clone(&self.site.file), Arc::clone(&self.site.prefix));
         let range = self.taken - batch.len as u64..self.taken;
-        self.writing = Some(tokio::task::spawn_blocking(move || {
+        self.writing = Some(blocking(move || {
             let mut position = range.start;
             for chunk in &batch.chunks {
                 file.write_all_at(chunk, position)?;

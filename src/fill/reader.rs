@@ -15,6 +15,7 @@ use super::flight::{Fill, Progress};
 use super::through::Through;
 use crate::oci::Digest;
 use crate::store::{Content, Store, StoredFile};
+use crate::util::blocking;
 
 /// Bytes of content on their way to a client. It ends with an error if they cannot all be had; what came before must then not be
 /// made to look complete.
@@ -138,7 +139,7 @@ async fn read_chunk(file: Arc<dyn StoredFile>, range: Range<u64>) -> Result<Byte
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
         Err(error) => return Err(FillError::Disk(error.to_string())),
     }
-    let read = tokio::task::spawn_blocking(move || {
+    let read = blocking(move || {
         let count = file.read_at(buffer.as_mut_slice(), range.start)?;
         Ok::<_, io::Error>(buffer.freeze(count))
     });

@@ -11,6 +11,7 @@ use crate::fill::FillError;
 use crate::oci::{Digest, MANIFEST_MAX_BYTES, Manifest, MediaType, Reference};
 use crate::store::{Kind, StoreError};
 use crate::upstream::{Answer, Body, Head, Method, Question, Target, UpstreamError};
+use crate::util::blocking;
 
 /// Whether the bytes are wanted (GET) or what is known of them (HEAD).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +83,7 @@ impl Mirror {
         let content = self.shared.store.get(digest).await.filter(|content| content.size <= MANIFEST_MAX_BYTES as u64)?;
         let media_type = self.shared.store.catalog().media_type(digest).await?;
         let digest = *digest;
-        let document = tokio::task::spawn_blocking(move || {
+        let document = blocking(move || {
             let mut bytes = vec![0; usize::try_from(content.size).ok()?];
             let mut read = 0;
             while read < bytes.len() {
@@ -203,7 +204,7 @@ impl Mirror {
         let size = document.bytes.len() as u64;
         let ingest = self.shared.store.begin(document.digest, Some(size)).await?;
         let (file, bytes) = (ingest.file(), document.bytes.clone());
-        let written = tokio::task::spawn_blocking(move || file.write_all_at(&bytes, 0)).await;
+        let written = blocking(move || file.write_all_at(&bytes, 0)).await;
         let written = written.map_err(std::io::Error::other).and_then(|written| written);
         written.map_err(|error| self.shared.store.write_failed(error))?;
         ingest.commit(size).await?;

@@ -14,6 +14,7 @@ use super::filesystem::StoredFile;
 use super::health::Operation;
 use super::{Content, off_thread};
 use crate::oci::Digest;
+use crate::util::blocking;
 
 /// By how many bytes a part of unknown size has its reservation grow.
 const STEP: u64 = 16 << 20;
@@ -182,7 +183,7 @@ impl Drop for Part {
             drop(reservation.lock().unwrap_or_else(PoisonError::into_inner).take());
         };
         match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(abort)),
+            Ok(_) => drop(blocking(abort)),
             Err(_) => abort(),
         }
     }

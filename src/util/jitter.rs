@@ -4,10 +4,18 @@ use std::time::Duration;
 
 /// A duration between half of `pause` and all of it.
 pub fn jitter(pause: Duration) -> Duration {
-    let mut random = [0; 1];
     // Without randomness all wait for the longest: slower, and as correct.
-    let share = getrandom::fill(&mut random).map_or(1.0, |()| 0.5 + f64::from(random[0]) / 510.0);
-    pause.mul_f64(share)
+    pause.mul_f64(random().map_or(1.0, |random| 0.5 + f64::from(random) / 510.0))
+}
+
+fn random() -> Option<u8> {
+    #[cfg(test)]
+    if let Some(random) = super::simulated::random() {
+        return Some(random.to_le_bytes()[0]);
+    }
+    let mut random = [0; 1];
+    getrandom::fill(&mut random).ok()?;
+    Some(random[0])
 }
 
 #[cfg(test)]
