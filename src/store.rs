@@ -5,7 +5,7 @@
 //! <dir>/CACHEDIR.TAG                      marks the folder as ours, and as one that backups leave out
 //! <dir>/LOCK                              held by the one process that uses the folder
 //! <dir>/blobs/<alg>/<2 hex>/<hex>         content: the truth
-//! <dir>/ingest/                           parts in flight: nothing at a start
+//! <dir>/ingest/                           parts in flight, and what may be gone on with of those that were
 //! <dir>/refs/<upstream>/<repository>/     tags and manifests of the repository: the truth about names
 //! <dir>/catalog.sqlite                    all of that by index, and freshness and access times: can be lost
 //! ```
@@ -21,6 +21,7 @@ mod folder;
 mod health;
 mod ingest;
 mod layout;
+mod parts;
 mod pins;
 mod refs;
 mod walk;
@@ -36,6 +37,7 @@ use self::exclusive::Exclusive;
 use self::folder::Folder;
 use self::health::{Health, Operation};
 use self::layout::Layout;
+use self::parts::Parts;
 use self::pins::{Pin, Pins};
 use self::refs::Refs;
 use crate::oci::Digest;
@@ -44,7 +46,8 @@ use crate::util::{Clock, blocking};
 pub use catalog::{Catalog, CatalogError, Kind, Link, ListingRecord, TagRecord};
 pub use error::{OpenError, StoreError};
 pub use filesystem::{Entry, FileSystem, Metadata, OsFileSystem, StoredFile};
-pub use ingest::Ingest;
+pub use ingest::{Ingest, PartWriter};
+pub use parts::PartMap;
 
 /// Where a store is and how large it may become.
 #[derive(Clone, Debug)]
@@ -114,7 +117,6 @@ impl Store {
         for part in [layout.blobs(), layout.ingest(), layout.refs()] {
             fs.create_folder(&part).map_err(failed("create a folder in it"))?;
         }
-        remove_leftovers(&*fs, &layout).map_err(failed("list the parts in flight in it"))?;
 
         let (requester, requests, walks) = walk::Requester::new();
         requester.send();
@@ -122,8 +124,16 @@ impl Store {
         let (database, budget) = Database::open(layout.catalog(), config.max_bytes, Arc::clone(&clock), on_renewed)?;
         let health = Arc::new(Health::default());
         let numbers = Arc::new(AtomicU64::new(0));
-        let refs =
-            Refs { layout: Arc::clone(&layout), fs: Arc::clone(&fs), health: Arc::clone(&health), numbers: Arc::clone(&numbers) };
+        let parts = Parts::take_over(
+            Arc::clone(&fs),
+            Arc::clone(&layout),
+            Arc::clone(&health),
+            Arc::clone(&clock),
+            budget.clone(),
+            Arc::clone(&numbers),
+        )
+        .map_err(failed("list the parts in flight in it"))?;
+        let refs = Refs { layout: Arc::clone(&layout), fs: Arc::clone(&fs), health: Arc::clone(&health), numbers };
         let inner = catalog::Inner { database, refs, health: Arc::clone(&health), claims: Exclusive::new(), _folder: folder };
         let catalog = Arc::new(inner);
         let blobs = Arc::new(Blobs {
@@ -139,7 +149,7 @@ impl Store {
             evictions: AtomicU64::new(0),
             evicted_bytes: AtomicU64::new(0),
             walks: walks.clone(),
-            numbers,
+            parts,
         });
         walk::start(requests, walks, Arc::downgrade(&blobs)).map_err(failed("start the thread that walks through it"))?;
         Ok(Self { blobs, catalog: Catalog(catalog) })
@@ -158,6 +168,12 @@ impl Store {
     /// [`StoreError`]; the content can still be passed through.
     pub async fn begin(&self, digest: Digest, size: Option<u64>) -> Result<Ingest, StoreError> {
         Ingest::begin(Arc::clone(&self.blobs), digest, size).await
+    }
+
+    /// Takes up what an earlier fill of the same content has left, if there is such a part. `size` is that of the content in bytes,
+    /// if it is known. What the part has is not verified.
+    pub async fn resume(&self, digest: Digest, size: Option<u64>) -> Option<(Ingest, PartMap)> {
+        Ingest::resume(Arc::clone(&self.blobs), digest, size).await
     }
 
     /// Removes content that was found to be wrong. Who has it open reads on.
@@ -199,19 +215,6 @@ impl Store {
     pub fn catalog(&self) -> &Catalog {
         &self.catalog
     }
-}
-
-/// Removes what was in flight when the last process ended. The one place that decides about such parts.
-fn remove_leftovers(fs: &dyn FileSystem, layout: &Layout) -> std::io::Result<()> {
-    for entry in fs.list(&layout.ingest())? {
-        if Layout::is_in_flight(&entry.name)
-            && !entry.is_folder
-            && let Err(error) = fs.remove(&layout.ingest().join(&entry.name))
-        {
-            tracing::warn!(name = entry.name, %error, "a part of an earlier run cannot be removed");
-        }
-    }
-    Ok(())
 }
 
 /// Runs work that blocks where it may. A panic in it goes on in the caller.

@@ -14,8 +14,10 @@ pub(super) enum Operation {
     RemoveBlob,
     CreatePart,
     StatPart,
+    ReopenPart,
     AllocatePart,
     WritePart,
+    WriteMap,
     SyncPart,
     ProtectPart,
     RenamePart,
@@ -38,14 +40,16 @@ pub(super) struct Health {
 // === impl Operation ===
 
 impl Operation {
-    pub(super) const ALL: [Self; 17] = [
+    pub(super) const ALL: [Self; 19] = [
         Self::OpenBlob,
         Self::StatBlob,
         Self::RemoveBlob,
         Self::CreatePart,
         Self::StatPart,
+        Self::ReopenPart,
         Self::AllocatePart,
         Self::WritePart,
+        Self::WriteMap,
         Self::SyncPart,
         Self::ProtectPart,
         Self::RenamePart,
@@ -65,8 +69,10 @@ impl Operation {
             Self::RemoveBlob => "remove blob",
             Self::CreatePart => "create part",
             Self::StatPart => "stat part",
+            Self::ReopenPart => "reopen part",
             Self::AllocatePart => "allocate part",
             Self::WritePart => "write part",
+            Self::WriteMap => "write map",
             Self::SyncPart => "sync part",
             Self::ProtectPart => "protect part",
             Self::RenamePart => "rename part",

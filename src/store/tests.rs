@@ -5,4 +5,5 @@ mod catalog;
 mod conformance;
 mod crash;
 mod faults;
+mod parts;
 mod support;

@@ -317,6 +317,10 @@ impl FileSystem for GatedFs {
         OsFileSystem.open(path)
     }
 
+    fn reopen(&self, path: &Path) -> io::Result<Arc<dyn StoredFile>> {
+        OsFileSystem.reopen(path)
+    }
+
     fn metadata(&self, path: &Path) -> io::Result<Metadata> {
         OsFileSystem.metadata(path)
     }

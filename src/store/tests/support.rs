@@ -221,6 +221,10 @@ impl FileSystem for FaultFs {
         self.step(|| OsFileSystem.open(path)).map(|file| self.file(file))
     }
 
+    fn reopen(&self, path: &Path) -> io::Result<Arc<dyn StoredFile>> {
+        self.step(|| OsFileSystem.reopen(path)).map(|file| self.file(file))
+    }
+
     fn metadata(&self, path: &Path) -> io::Result<Metadata> {
         self.step(|| OsFileSystem.metadata(path))
     }
@@ -261,6 +265,14 @@ impl StoredFile for FaultFile {
 
     fn write_all_at(&self, buffer: &[u8], offset: u64) -> io::Result<()> {
         self.faults.step(|| self.file.write_all_at(buffer, offset))
+    }
+
+    fn truncate(&self, size: u64) -> io::Result<()> {
+        self.faults.step(|| self.file.truncate(size))
+    }
+
+    fn end_of_data(&self, offset: u64) -> io::Result<u64> {
+        self.faults.step(|| self.file.end_of_data(offset))
     }
 
     fn sync_data(&self) -> io::Result<()> {
