@@ -94,7 +94,9 @@ async fn run(fills: &Fills, fill: &Fill, expected_size: Option<u64>) -> Result<(
     let first = match open_first(fills, fill, &opening, size, &mut tries).await {
         // The size that is wrong may be the one that the earlier fill was told.
         Err(error) if error.is_integrity_failure() => {
-            resumed.map(|(ingest, _)| ingest.discard());
+            if let Some((ingest, _)) = resumed {
+                ingest.discard();
+            }
             return Err(error);
         }
         first => first?,

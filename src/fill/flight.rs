@@ -134,7 +134,7 @@ impl Fill {
 
     /// An earlier fill has left this. Only before [`Fill::begin`].
     pub(super) fn restore(&self, map: &PartMap) {
-        self.lock().plan.restore(map.size, &map.extents);
+        self.lock().plan.restore(map.size, map.extents.iter().cloned());
     }
 
     /// What has arrived, once the size is known.

@@ -76,10 +76,10 @@ impl Plan {
 
     /// An earlier fill has left these bytes of a content of that size. The last byte is asked for in any case: to give it is the
     /// upstream's word that it has the content.
-    pub(super) fn restore(&mut self, size: u64, extents: &[Range<u64>]) {
+    pub(super) fn restore(&mut self, size: u64, extents: impl IntoIterator<Item = Range<u64>>) {
         self.tell_size(size);
         let all_but_last = size.saturating_sub(1);
-        extents.iter().for_each(|extent| self.arrived.insert(extent.start.min(all_but_last)..extent.end.min(all_but_last)));
+        extents.into_iter().for_each(|extent| self.arrived.insert(extent.start.min(all_but_last)..extent.end.min(all_but_last)));
     }
 
     pub(super) fn size(&self) -> Option<u64> {
@@ -311,14 +311,14 @@ mod tests {
     #[test]
     fn what_an_earlier_fill_left_is_not_asked_for_but_for_the_last_byte() {
         let mut restored = Plan::default();
-        restored.restore(100 * MB, &[0..30 * MB, 50 * MB..60 * MB]);
+        restored.restore(100 * MB, [0..30 * MB, 50 * MB..60 * MB]);
         assert_eq!(restored.next(allow(1, 1)).unwrap().share, 30 * MB..50 * MB);
         assert_eq!((restored.end_of_run(0), restored.arrived_bytes()), (30 * MB, 40 * MB));
         let mut restored = Plan::default();
-        restored.restore(100, &[0..100]);
+        restored.restore(100, Some(0..100));
         assert_eq!(restored.next(allow(1, 1)).unwrap().share, 99..100);
         let mut restored = Plan::default();
-        restored.restore(1, &[0..1]);
+        restored.restore(1, Some(0..1));
         assert_eq!(restored.next(allow(1, 1)).unwrap().share, 0..1);
     }
 

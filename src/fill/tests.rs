@@ -174,6 +174,11 @@ fn body(content: &Bytes, from: usize, cut_after: Option<usize>) -> Script {
     Script::Body { head, chunks }
 }
 
+/// Of a content of that size, the first `len` bytes are there.
+fn beginning(size: usize, len: usize) -> PartMap {
+    PartMap { size: size as u64, extents: std::iter::once(0..len as u64).collect() }
+}
+
 async fn read(fill: &Arc<Fill>) -> (Vec<u8>, Option<FillError>) {
     let mut stream = Readable::InFlight(Arc::clone(fill)).read_all();
     let mut got = Vec::new();
@@ -288,7 +293,7 @@ async fn an_upstream_that_stays_broken_is_given_up() {
     bed.until_landed().await;
     bed.until_reserved(CHUNK).await;
     let (_, map) = bed.store.resume(*fill.digest(), None).await.expect("what has arrived is kept");
-    assert_eq!((map.size, &map.extents[..]), (content.len() as u64, [0..CHUNK as u64].as_slice()));
+    assert_eq!(map, beginning(content.len(), CHUNK));
 }
 
 #[tokio::test(start_paused = true)]
@@ -318,7 +323,7 @@ async fn a_part_that_is_damaged_is_nobodys_fault_and_is_not_tried_again() {
     let size = content.len() as u64;
     let ingest = bed.store.begin(digest, Some(size)).await.unwrap();
     ingest.writer().write_all_at(&vec![7; 2 * CHUNK], 0).unwrap();
-    ingest.note(PartMap { size, extents: vec![0..2 * CHUNK as u64] }).await;
+    ingest.note(beginning(content.len(), 2 * CHUNK)).await;
     drop(ingest);
     bed.until_reserved(2 * CHUNK).await;
     bed.permit(100);
@@ -369,6 +374,22 @@ async fn a_large_content_that_nobody_reads_is_left_and_gone_on_with() {
     bed.permit(3);
     bed.until_landed().await;
     assert_eq!(bed.store.get(&digest).await.unwrap().size, content.len() as u64);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_trickles_is_replaced_once_and_then_accepted() {
+    let content = content(6);
+    let bed = Bed::new(vec![body(&content, 0, None), body(&content, 3 * CHUNK, None)]);
+    let fill = bed.begin(Digest::sha256(&content));
+    let reader = tokio::spawn(async move { read(&fill).await });
+    // A chunk in eight seconds is less than 64 KiB in ten.
+    for _ in 0..20 {
+        bed.permit(1);
+        tokio::time::sleep(Duration::from_secs(8)).await;
+    }
+    assert!(reader.await.unwrap().0 == content);
+    let asked = bed.origin.asked.lock().unwrap().clone();
+    assert!(matches!(asked[..], [Method::Get, Method::GetRange { .. }]), "{asked:?}");
 }
 
 #[tokio::test]
