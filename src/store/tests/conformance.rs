@@ -203,7 +203,7 @@ async fn what_the_store_did_not_make_it_leaves_alone() {
 async fn one_store_per_folder() {
     let home = Home::new();
     let store = home.open();
-    let error = home.try_open(ROOMY, Arc::new(OsFileSystem)).err().unwrap();
+    let error = home.open_on(ROOMY, Arc::new(OsFileSystem)).err();
     assert!(matches!(error, OpenError::InUse { pid: Some(_), .. }), "{error}");
     put(&store, b"still works").await.unwrap();
     drop(store);
@@ -214,7 +214,7 @@ async fn one_store_per_folder() {
 #[tokio::test]
 async fn reserving_follows_the_content() {
     let home = Home::new();
-    let store = home.try_open(40 << 20, Arc::new(OsFileSystem)).unwrap();
+    let store = home.open_on(40 << 20, Arc::new(OsFileSystem));
     let mut ingest = store.begin(Digest::sha256(b"x"), None).await.unwrap();
     assert_eq!(store.stats().reserved, 16 << 20);
     ingest.reserve(16 << 20).await.unwrap();
