@@ -203,7 +203,7 @@ async fn what_the_store_did_not_make_it_leaves_alone() {
 async fn one_store_per_folder() {
     let home = Home::new();
     let store = home.open();
-    let error = home.open_on(ROOMY, Arc::new(OsFileSystem)).err();
+    let error = home.try_open(ROOMY, Arc::new(OsFileSystem)).err().unwrap();
     assert!(matches!(error, OpenError::InUse { pid: Some(_), .. }), "{error}");
     put(&store, b"still works").await.unwrap();
     drop(store);
