@@ -248,7 +248,7 @@ fn every_finding_names_its_place_and_says_what_to_write() {
             "./larder.toml:3:3: unknown key `max_sise` in [cache]; did you mean `max_size`?",
             NO_HINT,
         ),
-        ("[cache]\nzzz = 1", "./larder.toml:2:1: unknown key", "there is `dir`, `max_size` and `finish_unread`"),
+        ("[cache]\nzzz = 1", "./larder.toml:2:1: unknown key", "there is `dir`, `max_size`, `finish_unread` and `verify_within`"),
         (
             "max_size = \"1GB\"",
             "./larder.toml:1:1: unknown key `max_size` before the first table; did you mean `cache.max_size`?",

@@ -76,6 +76,9 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
         store.limit(store.stats().bytes.saturating_add(room(&config.cache.dir)?));
     }
     let max_bytes = store.stats().max_bytes;
+    if !config.cache.verify_within.is_zero() {
+        store.scrub(config.cache.verify_within).context("cannot verify what is cached")?;
+    }
     let lanes = Lanes {
         for_speed: config.limits.connections_per_blob.get(),
         for_readers: LANES_FOR_READERS,
