@@ -7,7 +7,7 @@ use crate::fill::{self, FillError, Source};
 use crate::mirror::{CacheOutcome, Mirror};
 use crate::oci::UpstreamName;
 use crate::telemetry::{Levels, Metrics};
-use crate::upstream::{self, UpstreamError};
+use crate::upstream::{self, RateLimit, UpstreamError};
 
 /// The words for what the cache can do, as metrics know them.
 pub(super) fn outcomes() -> Vec<&'static str> {
@@ -26,8 +26,8 @@ impl upstream::Observer for UpstreamCounts {
         self.0.upstream_received(upstream.as_str(), bytes);
     }
 
-    fn rate_limit(&self, upstream: &UpstreamName, remaining: u64) {
-        self.0.upstream_rate_limit(upstream.as_str(), remaining);
+    fn rate_limit(&self, upstream: &UpstreamName, limit: RateLimit) {
+        self.0.upstream_rate_limit(upstream.as_str(), limit.limit, limit.remaining);
     }
 }
 

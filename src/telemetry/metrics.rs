@@ -39,6 +39,7 @@ pub struct Metrics {
     upstream_requests: Family<Labels<3>, Counter>,
     upstream_bytes: Family<Labels<1>, Counter>,
     upstream_duration: Family<Labels<1>, Histogram, fn() -> Histogram>,
+    upstream_ratelimit_limit: Family<Labels<1>, Gauge>,
     upstream_ratelimit_remaining: Family<Labels<1>, Gauge>,
     fill_joins: Counter,
     fill_resumes: Family<Labels<1>, Counter>,
@@ -119,6 +120,7 @@ impl Metrics {
         let upstream_requests = Family::default();
         let upstream_bytes = Family::default();
         let upstream_duration = Family::new_with_constructor(seconds);
+        let upstream_ratelimit_limit = Family::default();
         let upstream_ratelimit_remaining = Family::default();
         let fill_joins = Counter::default();
         let fill_resumes = Family::default();
@@ -163,6 +165,11 @@ impl Metrics {
             upstream_duration.clone(),
         );
         registry.register(
+            "upstream_ratelimit_limit",
+            "Pulls that the upstream last said it allows in a window; -1 while it has said nothing",
+            upstream_ratelimit_limit.clone(),
+        );
+        registry.register(
             "upstream_ratelimit_remaining",
             "Pulls that the upstream last said are left; -1 while it has said nothing",
             upstream_ratelimit_remaining.clone(),
@@ -189,6 +196,7 @@ impl Metrics {
             upstream_requests,
             upstream_bytes,
             upstream_duration,
+            upstream_ratelimit_limit,
             upstream_ratelimit_remaining,
             fill_joins,
             fill_resumes,
@@ -228,6 +236,7 @@ impl Metrics {
             let _ = self.upstream_duration.get_or_create(&Labels([label()]));
             let _ = self.fill_resumes.get_or_create(&Labels([label()]));
             let _ = self.verification_failures.get_or_create(&Labels([label()]));
+            self.upstream_ratelimit_limit.get_or_create(&Labels([label()])).set(-1);
             self.upstream_ratelimit_remaining.get_or_create(&Labels([label()])).set(-1);
         }
     }
@@ -274,9 +283,13 @@ impl Metrics {
         self.upstream_bytes.get_or_create(&of(upstream)).inc_by(bytes);
     }
 
-    pub fn upstream_rate_limit(&self, upstream: &str, remaining: u64) {
-        let remaining = i64::try_from(remaining).unwrap_or(i64::MAX);
-        self.upstream_ratelimit_remaining.get_or_create(&of(upstream)).set(remaining);
+    /// An upstream said how many pulls it allows, if it did, and how many of them are left.
+    pub fn upstream_rate_limit(&self, upstream: &str, limit: Option<u64>, remaining: u64) {
+        let level = |count| i64::try_from(count).unwrap_or(i64::MAX);
+        if let Some(limit) = limit {
+            self.upstream_ratelimit_limit.get_or_create(&of(upstream)).set(level(limit));
+        }
+        self.upstream_ratelimit_remaining.get_or_create(&of(upstream)).set(level(remaining));
     }
 
     pub fn fill_joined(&self) {
@@ -397,6 +410,7 @@ mod tests {
         has(r#"larder_requests_total{kind="blob",cache="hit"} 0"#);
         has(r#"larder_upstream_requests_total{upstream="docker.io",kind="manifest",status="429"} 0"#);
         has(r#"larder_verification_failures_total{upstream="docker.io"} 0"#);
+        has(r#"larder_upstream_ratelimit_limit{upstream="docker.io"} -1"#);
         has(r#"larder_upstream_ratelimit_remaining{upstream="docker.io"} -1"#);
         has(r#"larder_build_info{version="1.0"} 1"#);
         let facts = RequestFacts {
@@ -410,6 +424,8 @@ mod tests {
         };
         metrics.request(&facts);
         metrics.upstream_asked("docker.io", "manifest", 429, Duration::from_millis(1));
+        metrics.upstream_rate_limit("docker.io", Some(100), 76);
+        metrics.upstream_rate_limit("docker.io", None, 75);
         metrics.set_levels(&Levels { evictions: 3, cache_bytes: 7, ..Levels::default() });
         metrics.set_levels(&Levels { evictions: 3, cache_bytes: 5, ..Levels::default() });
         has(r#"larder_requests_total{kind="blob",cache="hit"} 1"#);
@@ -417,6 +433,8 @@ mod tests {
         has(r#"larder_responses_total{status="2xx"} 1"#);
         has("larder_incomplete_responses_total 1");
         has(r#"larder_upstream_requests_total{upstream="docker.io",kind="manifest",status="429"} 1"#);
+        has(r#"larder_upstream_ratelimit_limit{upstream="docker.io"} 100"#);
+        has(r#"larder_upstream_ratelimit_remaining{upstream="docker.io"} 75"#);
         has("larder_evictions_total 3");
         has("larder_cache_used_bytes 5");
     }
