@@ -61,6 +61,8 @@ pub struct AdminConfig {
 pub struct CacheConfig {
     pub dir: PathBuf,
     pub max_size: MaxSize,
+    /// Whether the content of a manifest is fetched when the manifest is.
+    pub prefetch: bool,
 }
 
 /// How long answers are reused without asking (RFC 9111, section 4.2).
@@ -169,6 +171,7 @@ fn cache(mut section: SectionReader<'_>, environment: &[(String, String)]) -> Ca
     CacheConfig {
         dir: section.path("dir").map_or_else(|| cache_dir::usual(environment), |dir| dir.value),
         max_size: section.value("max_size", value::max_size),
+        prefetch: section.value("prefetch", value::flag),
     }
 }
 

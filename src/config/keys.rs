@@ -78,6 +78,7 @@ pub const KEYS: &[Key] = &[
 
     key(Named("cache"), "dir", Text, Computed, "The folder of the cache: by default the service manager's, else `larder` in the user's cache folder."),
     key(Named("cache"), "max_size", Text, Value("80%"), "The most the cache may hold: a size (50GB, 50GiB) or a share of the file system (80%)."),
+    key(Named("cache"), "prefetch", Flag, Value("false"), "Whether a manifest that is pulled has its config and layers fetched at once, where the cache has free room for them. Whoever only looks at manifests (skopeo inspect, Renovate) then costs a whole image."),
 
     key(Named("freshness"), "tags", Text, Value("1m"), "How long a tag is served from the cache before the upstream is asked whether it moved."),
     key(Named("freshness"), "missing", Text, Value("30s"), "How long it is remembered that an upstream does not have something; at most 60s."),
