@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::fill::{self, FillError, Source};
-use crate::mirror::{CacheOutcome, Mirror};
+use crate::mirror::{CacheOutcome, Mirror, PrefetchObserver, PrefetchOutcome};
 use crate::oci::UpstreamName;
 use crate::telemetry::{Levels, Metrics};
 use crate::upstream::{self, RateLimit, UpstreamError};
@@ -12,6 +12,11 @@ use crate::upstream::{self, RateLimit, UpstreamError};
 /// The words for what the cache can do, as metrics know them.
 pub(super) fn outcomes() -> Vec<&'static str> {
     CacheOutcome::ALL.iter().map(|outcome| outcome.as_str()).collect()
+}
+
+/// The words for how a prefetch ends, as metrics know them.
+pub(super) fn prefetch_outcomes() -> Vec<&'static str> {
+    PrefetchOutcome::ALL.iter().map(|outcome| outcome.as_str()).collect()
 }
 
 /// Counts what upstreams are asked.
@@ -64,6 +69,15 @@ impl fill::Observer for FillCounts {
 
     fn resumed(&self, source: &Source) {
         self.0.fill_resumed(source.upstream.as_str());
+    }
+}
+
+/// Counts how prefetches end.
+pub(super) struct PrefetchCounts(pub(super) Arc<Metrics>);
+
+impl PrefetchObserver for PrefetchCounts {
+    fn ended(&self, upstream: &UpstreamName, outcome: PrefetchOutcome) {
+        self.0.prefetch_ended(upstream.as_str(), outcome.as_str());
     }
 }
 

@@ -96,6 +96,19 @@ impl Fill {
         .await
     }
 
+    /// Waits until all of it has arrived and hashes to the digest. It is at rest a moment later.
+    ///
+    /// # Errors
+    /// As [`Fill::opened`].
+    pub async fn verified(&self) -> Result<(), FillError> {
+        self.wait(|state| match &state.phase {
+            Phase::Opening | Phase::Arriving { .. } => None,
+            Phase::Verified { .. } => Some(Ok(())),
+            Phase::Failed { error, .. } => Some(Err(error.clone())),
+        })
+        .await
+    }
+
     /// Whether the upstream answered with a body, so that clients may have been sent some of it.
     pub(super) fn has_begun(&self) -> bool {
         match &self.lock().phase {

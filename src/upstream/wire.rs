@@ -77,10 +77,8 @@ impl Wire {
         match &result {
             Ok(response) => {
                 tracing::debug!(upstream = %self.upstream, kind, verb, host, status = outcome.status(), ?took, "asked");
-                if hop.reach == Reach::Own {
-                    if let Some(limit) = RateLimit::of(response.headers()) {
-                        self.observer.rate_limit(&self.upstream, limit);
-                    }
+                if let Some(limit) = RateLimit::of(response.headers()).filter(|_| hop.reach == Reach::Own) {
+                    self.observer.rate_limit(&self.upstream, limit);
                 }
             }
             Err(error) => tracing::debug!(upstream = %self.upstream, kind, verb, host, %error, ?took, "asked in vain"),
