@@ -33,22 +33,14 @@ impl Mirror {
     }
 
     async fn run_prefetch(&self, prefetch: &Arc<Prefetch>, place: &Place, content: Manifest, turn: Turn) {
-        let result = match content.manifests.is_empty() {
-            true => self.fill_image(prefetch, place, content).await,
-            false => self.fill_index(prefetch, place, &content).await,
+        let result = if content.manifests.is_empty() {
+            self.fill_image(prefetch, place, content).await
+        } else {
+            self.fill_index(prefetch, place, &content).await
         };
-        let digest = turn.manifest.digest;
-        let outcome = match result {
-            Ok(outcome) => {
-                tracing::debug!(?place, manifest.digest = %digest, outcome = outcome.as_str(), "prefetched");
-                outcome
-            }
-            Err(stopped) => {
-                let outcome = stopped.outcome();
-                tracing::debug!(?place, manifest.digest = %digest, outcome = outcome.as_str(), cause = %stopped, "not prefetched");
-                outcome
-            }
-        };
+        let (digest, cause) = (turn.manifest.digest, result.as_ref().err().map(tracing::field::display));
+        let outcome = result.as_ref().map_or_else(Stopped::outcome, |outcome| *outcome);
+        tracing::debug!(?place, manifest.digest = %digest, outcome = outcome.as_str(), cause, "prefetch ended");
         prefetch.observer.ended(&place.upstream.name, outcome);
     }
 
