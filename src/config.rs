@@ -61,6 +61,8 @@ pub struct AdminConfig {
 pub struct CacheConfig {
     pub dir: PathBuf,
     pub max_size: MaxSize,
+    /// Bytes that may be missing of a blob which nobody reads, for it to be fetched all the same.
+    pub finish_unread: u64,
     /// Whether the content of a manifest is fetched when the manifest is.
     pub prefetch: bool,
 }
@@ -171,6 +173,7 @@ fn cache(mut section: SectionReader<'_>, environment: &[(String, String)]) -> Ca
     CacheConfig {
         dir: section.path("dir").map_or_else(|| cache_dir::usual(environment), |dir| dir.value),
         max_size: section.value("max_size", value::max_size),
+        finish_unread: section.value("finish_unread", value::bytes),
         prefetch: section.value("prefetch", value::flag),
     }
 }

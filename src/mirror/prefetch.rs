@@ -162,11 +162,9 @@ impl Prefetch {
 
     /// The turn to see to the content of `manifest`. `None` if somebody has it or had it a moment ago, or too many wait already.
     fn turn(self: &Arc<Self>, manifest: ContentKey) -> Option<Turn> {
-        if self.seen_to.get(&manifest).is_some() {
-            return None;
-        }
         let mut running = self.running();
-        if running.contains(&manifest) {
+        // In this order: a turn that ends is among those seen to before it is no more among those running.
+        if running.contains(&manifest) || self.seen_to.get(&manifest).is_some() {
             return None;
         }
         if running.iter().filter(|other| other.upstream == manifest.upstream).count() >= MANIFESTS_PER_UPSTREAM {
@@ -195,7 +193,6 @@ impl Prefetch {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        // Remembered first: in between, it is both rather than neither.
         self.prefetch.seen_to.insert(self.manifest.clone(), ());
         self.prefetch.running().remove(&self.manifest);
     }

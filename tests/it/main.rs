@@ -15,6 +15,7 @@ mod lifecycle;
 mod outage;
 mod prefetch;
 mod ranges;
+mod resumption;
 mod secrets;
 mod sharing;
 mod support;

@@ -114,6 +114,7 @@ impl Mirror {
                     // From here on its room is reserved.
                     drop(room);
                     self.grant(&key).await;
+                    // As long as we wait for it, it is not left unfinished for want of readers.
                     fill.verified().await
                 }
                 Err(error) => Err(error),
@@ -122,8 +123,8 @@ impl Mirror {
         filled.map_err(|error| {
             match &error {
                 FillError::Upstream(error @ UpstreamError::NotFound) => drop(self.note_absence(&key, error.clone())),
-                // That is between the upstream and this repository.
-                FillError::Upstream(UpstreamError::Denied { .. }) => {}
+                // That is between the upstream and this repository, or between us and our own.
+                FillError::Upstream(UpstreamError::Denied { .. }) | FillError::BadPart | FillError::Abandoned => {}
                 error => prefetch.failures.insert(key.upstream.clone(), error.clone()),
             }
             Stopped::Blob(error)
