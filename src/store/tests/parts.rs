@@ -146,7 +146,7 @@ async fn maps_that_were_damaged_and_parts_that_are_old_go_at_the_next_start() {
 async fn kept_parts_give_way_to_content() {
     let home = Home::new();
     home.prepare().await;
-    let store = home.try_open(1_000_000, Arc::new(OsFileSystem)).unwrap();
+    let store = home.open_on(1_000_000, Arc::new(OsFileSystem));
     settled(&store).await;
     let old = bytes(20, 400_000);
     drop(put(&store, &old).await.unwrap());
