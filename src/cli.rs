@@ -5,6 +5,7 @@ mod banner;
 mod check_config;
 mod observers;
 mod serve;
+mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -32,6 +33,18 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
+    /// Read all that is cached again, and remove what is damaged: it is fetched again when it is asked for.
+    ///
+    /// Works beside a running server, which then does it, and on a folder that no server has. Exits with 0 if all was right, with
+    /// 1 if something was damaged.
+    Verify {
+        /// The configuration file of the server.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Print one JSON object a line, for scripts.
+        #[arg(long)]
+        json: bool,
+    },
     /// Check a configuration file and say what is wrong with it, without starting anything.
     CheckConfig {
         #[arg(value_name = "FILE")]
@@ -43,6 +56,7 @@ enum Command {
 pub fn run() -> ExitCode {
     match Cli::parse().command {
         Command::Serve { config } => serve::run(config.as_deref()),
+        Command::Verify { config, json } => verify::run(config.as_deref(), json),
         Command::CheckConfig { file } => check_config::run(&file),
     }
 }

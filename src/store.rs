@@ -28,10 +28,13 @@ mod scrub;
 mod walk;
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+
+use futures::Stream;
 
 use self::blobs::Blobs;
 use self::catalog::database::Database;
@@ -50,7 +53,7 @@ pub use error::{OpenError, StoreError};
 pub use filesystem::{Entry, FileSystem, Metadata, OsFileSystem, StoredFile};
 pub use ingest::{Ingest, PartWriter};
 pub use parts::PartMap;
-pub use scrub::Verdict;
+pub use scrub::{Verdict, Verified};
 
 /// Where a store is and how large it may become.
 #[derive(Clone, Debug)]
@@ -143,7 +146,7 @@ impl Store {
         )
         .map_err(failed("list the parts in flight in it"))?;
         let refs = Refs { layout: Arc::clone(&layout), fs: Arc::clone(&fs), health: Arc::clone(&health), numbers };
-        let inner = catalog::Inner { database, refs, health: Arc::clone(&health), claims: Exclusive::new(), _folder: folder };
+        let inner = catalog::Inner { database, refs, health: Arc::clone(&health), claims: Exclusive::new(), folder };
         let catalog = Arc::new(inner);
         let blobs = Arc::new(Blobs {
             layout,
@@ -191,6 +194,20 @@ impl Store {
         let (blobs, digest) = (Arc::clone(&self.blobs), *digest);
         // Fails at shutdown only.
         let _ = off_thread(move || blobs.remove(&digest)).await;
+    }
+
+    /// Says to other processes that want the folder where this one answers, for tools that can ask it instead.
+    ///
+    /// # Errors
+    /// What the disk said.
+    pub fn announce(&self, address: SocketAddr) -> io::Result<()> {
+        self.blobs.catalog.folder.announce(address)
+    }
+
+    /// Reads all content again and verifies it, one after the other; what is wrong is removed. Waits until the catalog agrees with the
+    /// folder, so that nothing is left out.
+    pub fn verify_all(&self) -> impl Stream<Item = Verified> + Send + 'static + use<> {
+        scrub::verify_all(Arc::clone(&self.blobs))
     }
 
     /// Has all content read again and verified once in every `period`, a little at a time, as long as the store is open.

@@ -15,7 +15,7 @@ use tracing::level_filters::LevelFilter;
 
 use super::banner::{self, Facts};
 use super::observers::{FillCounts, PrefetchCounts, UpstreamCounts, levels, outcomes, prefetch_outcomes};
-use super::{BAD_CONFIG, environment, fail};
+use super::{BAD_CONFIG, environment, fail, verify};
 use crate::config::{self, Config, MaxSize, UpstreamConfig};
 use crate::fill::{Fills, Lanes, Limits};
 use crate::mirror::{Mirror, PrefetchObserver, Timing, Upstream, Upstreams};
@@ -105,6 +105,10 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     let admin =
         TcpListener::bind(config.admin.listen).await.with_context(|| format!("cannot listen on {}", config.admin.listen))?;
 
+    let admin_address = admin.local_addr().context("the admin listener has no address")?;
+    if let Err(error) = mirror.store().announce(admin_address) {
+        tracing::warn!(%error, "tools will not find this process by its folder");
+    }
     announce(config, &listener, &admin, is_tls, max_bytes)?;
     // Without a supervisor there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
@@ -115,7 +119,11 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
         let mirror = mirror.clone();
         Arc::new(move |metrics: &Metrics| metrics.set_levels(&levels(&mirror)))
     };
-    let router = admin_router(Arc::clone(&metrics), refresh, Arc::clone(&is_draining));
+    let verify = {
+        let store = mirror.store().clone();
+        Arc::new(move || verify::as_lines(&store))
+    };
+    let router = admin_router(Arc::clone(&metrics), refresh, Arc::clone(&is_draining), verify);
     // The admin listener answers until the very end: that is when its answers matter.
     let admin = tokio::spawn(async move { axum::serve(admin, router).await });
 

@@ -85,7 +85,7 @@ pub(super) struct Inner {
     /// A ref's path is held while the ref and its row are changed.
     pub(super) claims: Exclusive<PathBuf>,
     /// Given up last, after the writer has finished.
-    pub(super) _folder: Folder,
+    pub(super) folder: Folder,
 }
 
 impl TagRecord {

@@ -7,11 +7,15 @@ use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
 
+use futures::stream;
+use futures::{Stream, StreamExt};
+
 use super::blobs::Blobs;
 use super::catalog::contents;
 use super::filesystem::StoredFile;
 use super::health::Operation;
 use crate::oci::{Digest, Hasher};
+use crate::util::blocking;
 
 /// How much is read at a time, in bytes.
 const CHUNK: usize = 1 << 20;
@@ -36,6 +40,15 @@ pub enum Verdict {
     Absent,
 }
 
+/// A content that was verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verified {
+    pub digest: Digest,
+    /// Bytes, as the catalog has them.
+    pub size: u64,
+    pub verdict: Verdict,
+}
+
 /// What was found since the store was opened.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
@@ -58,6 +71,33 @@ pub(super) fn start(blobs: Weak<Blobs>, period: Duration) -> io::Result<()> {
     let _ = getrandom::fill(&mut random);
     let scrubber = Scrubber { blobs, period };
     thread::Builder::new().name("larder-scrub".into()).spawn(move || while scrubber.pass(random[0]).is_ok() {}).map(drop)
+}
+
+/// Verifies everything, one content at a time and each on a thread where that may block.
+pub(super) fn verify_all(blobs: Arc<Blobs>) -> impl Stream<Item = Verified> + Send + 'static {
+    let folders = stream::unfold(0_u16, move |first| {
+        let blobs = Arc::clone(&blobs);
+        async move {
+            while blobs.walks.is_any() {
+                tokio::time::sleep(NAP).await;
+            }
+            let byte = u8::try_from(first).ok()?;
+            let list = {
+                let blobs = Arc::clone(&blobs);
+                move || blobs.catalog.read("list blobs", |connection| contents::beginning_with(connection, byte))
+            };
+            let rows = blocking(list).await.ok().flatten().unwrap_or_default();
+            let verified = stream::iter(rows).filter_map(move |(digest, size)| {
+                let blobs = Arc::clone(&blobs);
+                async move {
+                    let verdict = blocking(move || blobs.verify(&digest)).await.ok()?;
+                    Some(Verified { digest, size, verdict })
+                }
+            });
+            Some((verified, first + 1))
+        }
+    });
+    folders.flatten()
 }
 
 struct Scrubber {

@@ -21,3 +21,4 @@ mod sharing;
 mod support;
 mod tags;
 mod tls;
+mod tools;
