@@ -20,6 +20,7 @@ mod filesystem;
 mod folder;
 mod health;
 mod ingest;
+mod inspect;
 mod layout;
 mod parts;
 mod pins;
@@ -52,6 +53,7 @@ pub use catalog::{Catalog, CatalogError, Kind, Link, ListingRecord, TagRecord};
 pub use error::{OpenError, StoreError};
 pub use filesystem::{Entry, FileSystem, Metadata, OsFileSystem, StoredFile};
 pub use ingest::{Ingest, PartWriter};
+pub use inspect::{Image, InspectError, Inspection};
 pub use parts::PartMap;
 pub use scrub::{Verdict, Verified};
 

@@ -7,7 +7,7 @@ pub(super) mod database;
 mod listings;
 pub(super) mod names;
 mod readers;
-mod schema;
+pub(super) mod schema;
 mod writer;
 
 use std::io;
