@@ -5,7 +5,7 @@
 //! <dir>/CACHEDIR.TAG                      marks the folder as ours, and as one that backups leave out
 //! <dir>/LOCK                              held by the one process that uses the folder
 //! <dir>/blobs/<alg>/<2 hex>/<hex>         content: the truth
-//! <dir>/ingest/                           parts in flight: nothing at a start
+//! <dir>/ingest/                           parts in flight, and what may be gone on with of those that were
 //! <dir>/refs/<upstream>/<repository>/     tags and manifests of the repository: the truth about names
 //! <dir>/catalog.sqlite                    all of that by index, and freshness and access times: can be lost
 //! ```
@@ -21,14 +21,17 @@ mod folder;
 mod health;
 mod ingest;
 mod layout;
+mod parts;
 mod pins;
 mod refs;
+mod scrub;
 mod walk;
 
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use self::blobs::Blobs;
 use self::catalog::database::Database;
@@ -36,6 +39,7 @@ use self::exclusive::Exclusive;
 use self::folder::Folder;
 use self::health::{Health, Operation};
 use self::layout::Layout;
+use self::parts::Parts;
 use self::pins::{Pin, Pins};
 use self::refs::Refs;
 use crate::oci::Digest;
@@ -44,7 +48,9 @@ use crate::util::{Clock, blocking};
 pub use catalog::{Catalog, CatalogError, Kind, Link, ListingRecord, TagRecord};
 pub use error::{OpenError, StoreError};
 pub use filesystem::{Entry, FileSystem, Metadata, OsFileSystem, StoredFile};
-pub use ingest::Ingest;
+pub use ingest::{Ingest, PartWriter};
+pub use parts::PartMap;
+pub use scrub::Verdict;
 
 /// Where a store is and how large it may become.
 #[derive(Clone, Debug)]
@@ -90,6 +96,12 @@ pub struct StoreStats {
     pub catalog_errors: u64,
     /// The catalog is being compared with the folder.
     pub walking: bool,
+    /// Bytes at rest that were read again and found right.
+    pub verified_bytes: u64,
+    /// Contents at rest that were not what their names say, and were removed.
+    pub damaged: u64,
+    /// Passes over all content, to verify it.
+    pub scrubs: u64,
 }
 
 impl Content {
@@ -114,7 +126,6 @@ impl Store {
         for part in [layout.blobs(), layout.ingest(), layout.refs()] {
             fs.create_folder(&part).map_err(failed("create a folder in it"))?;
         }
-        remove_leftovers(&*fs, &layout).map_err(failed("list the parts in flight in it"))?;
 
         let (requester, requests, walks) = walk::Requester::new();
         requester.send();
@@ -122,8 +133,16 @@ impl Store {
         let (database, budget) = Database::open(layout.catalog(), config.max_bytes, Arc::clone(&clock), on_renewed)?;
         let health = Arc::new(Health::default());
         let numbers = Arc::new(AtomicU64::new(0));
-        let refs =
-            Refs { layout: Arc::clone(&layout), fs: Arc::clone(&fs), health: Arc::clone(&health), numbers: Arc::clone(&numbers) };
+        let parts = Parts::take_over(
+            Arc::clone(&fs),
+            Arc::clone(&layout),
+            Arc::clone(&health),
+            Arc::clone(&clock),
+            budget.clone(),
+            Arc::clone(&numbers),
+        )
+        .map_err(failed("list the parts in flight in it"))?;
+        let refs = Refs { layout: Arc::clone(&layout), fs: Arc::clone(&fs), health: Arc::clone(&health), numbers };
         let inner = catalog::Inner { database, refs, health: Arc::clone(&health), claims: Exclusive::new(), _folder: folder };
         let catalog = Arc::new(inner);
         let blobs = Arc::new(Blobs {
@@ -139,7 +158,8 @@ impl Store {
             evictions: AtomicU64::new(0),
             evicted_bytes: AtomicU64::new(0),
             walks: walks.clone(),
-            numbers,
+            scrubbed: scrub::Counts::default(),
+            parts,
         });
         walk::start(requests, walks, Arc::downgrade(&blobs)).map_err(failed("start the thread that walks through it"))?;
         Ok(Self { blobs, catalog: Catalog(catalog) })
@@ -160,11 +180,34 @@ impl Store {
         Ingest::begin(Arc::clone(&self.blobs), digest, size).await
     }
 
+    /// Takes up what an earlier fill of the same content has left, if there is such a part. `size` is that of the content in bytes,
+    /// if it is known. What the part has is not verified.
+    pub async fn resume(&self, digest: Digest, size: Option<u64>) -> Option<(Ingest, PartMap)> {
+        Ingest::resume(Arc::clone(&self.blobs), digest, size).await
+    }
+
     /// Removes content that was found to be wrong. Who has it open reads on.
     pub async fn remove(&self, digest: &Digest) {
         let (blobs, digest) = (Arc::clone(&self.blobs), *digest);
         // Fails at shutdown only.
         let _ = off_thread(move || blobs.remove(&digest)).await;
+    }
+
+    /// Has all content read again and verified once in every `period`, a little at a time, as long as the store is open.
+    ///
+    /// # Errors
+    /// If no thread can be started for that.
+    pub fn scrub(&self, period: Duration) -> io::Result<()> {
+        scrub::start(Arc::downgrade(&self.blobs), period)
+    }
+
+    /// Reads a content again and verifies it. What is wrong is removed.
+    ///
+    /// # Errors
+    /// Only at shutdown.
+    pub async fn verify(&self, digest: &Digest) -> Result<Verdict, StoreError> {
+        let (blobs, digest) = (Arc::clone(&self.blobs), *digest);
+        off_thread(move || blobs.verify(&digest)).await
     }
 
     /// Notes that a write to the file of an [`Ingest`] failed, and says what that means.
@@ -180,7 +223,7 @@ impl Store {
 
     /// The numbers of this moment.
     pub fn stats(&self) -> StoreStats {
-        let Blobs { budget, health, evictions, evicted_bytes, walks, .. } = &*self.blobs;
+        let Blobs { budget, health, evictions, evicted_bytes, walks, scrubbed, .. } = &*self.blobs;
         let amounts = budget.amounts();
         StoreStats {
             bytes: amounts.at_rest,
@@ -192,6 +235,9 @@ impl Store {
             disk_errors: health.disk_errors(),
             catalog_errors: health.catalog_errors(),
             walking: walks.is_any(),
+            verified_bytes: scrubbed.verified_bytes.load(Ordering::Relaxed),
+            damaged: scrubbed.damaged.load(Ordering::Relaxed),
+            scrubs: scrubbed.passes.load(Ordering::Relaxed),
         }
     }
 
@@ -199,19 +245,6 @@ impl Store {
     pub fn catalog(&self) -> &Catalog {
         &self.catalog
     }
-}
-
-/// Removes what was in flight when the last process ended. The one place that decides about such parts.
-fn remove_leftovers(fs: &dyn FileSystem, layout: &Layout) -> std::io::Result<()> {
-    for entry in fs.list(&layout.ingest())? {
-        if Layout::is_in_flight(&entry.name)
-            && !entry.is_folder
-            && let Err(error) = fs.remove(&layout.ingest().join(&entry.name))
-        {
-            tracing::warn!(name = entry.name, %error, "a part of an earlier run cannot be removed");
-        }
-    }
-    Ok(())
 }
 
 /// Runs work that blocks where it may. A panic in it goes on in the caller.

@@ -14,7 +14,9 @@ use super::exclusive::{Claim, Exclusive};
 use super::filesystem::{FileSystem, StoredFile};
 use super::health::{Health, Operation};
 use super::layout::Layout;
+use super::parts::Parts;
 use super::pins::Pins;
+use super::scrub;
 use super::walk;
 use crate::oci::{Digest, Hasher, MANIFEST_MAX_BYTES};
 use crate::util::Clock;
@@ -35,8 +37,8 @@ pub(super) struct Blobs {
     pub(super) evictions: AtomicU64,
     pub(super) evicted_bytes: AtomicU64,
     pub(super) walks: walk::Pending,
-    /// Names the parts.
-    pub(super) numbers: Arc<AtomicU64>,
+    pub(super) scrubbed: scrub::Counts,
+    pub(super) parts: Parts,
 }
 
 impl Blobs {
@@ -155,16 +157,7 @@ pub(super) fn is_plausible(digest: &Digest, size: u64) -> bool {
 
 /// A manifest at rest, if it is there, of a size that manifests have, and what its name says.
 pub(super) fn read_manifest(fs: &dyn FileSystem, layout: &Layout, digest: &Digest) -> Option<Vec<u8>> {
-    let file = fs.open(&layout.blob(digest)).ok()?;
-    let size = usize::try_from(file.len().ok()?).ok().filter(|size| *size <= MANIFEST_MAX_BYTES)?;
-    let mut bytes = vec![0; size];
-    let mut filled = 0;
-    while filled < size {
-        match file.read_at(&mut bytes[filled..], filled as u64).ok()? {
-            0 => return None,
-            count => filled += count,
-        }
-    }
+    let bytes = fs.open(&layout.blob(digest)).and_then(|file| file.read_all(MANIFEST_MAX_BYTES as u64)).ok()?;
     let mut hasher = Hasher::new(digest.algorithm());
     hasher.update(&bytes);
     (hasher.finish() == *digest).then_some(bytes)

@@ -116,6 +116,13 @@ impl Reservation {
         Self { budget: self.budget.clone(), bytes: std::mem::take(&mut self.bytes) }
     }
 
+    /// Makes the reservation at most `total` bytes large.
+    pub(super) fn shrink(&mut self, total: u64) {
+        let less = self.bytes.saturating_sub(total);
+        self.bytes -= less;
+        self.budget.lock().reserved -= less;
+    }
+
     /// Makes the reservation at least `total` bytes large.
     pub(super) fn grow(&mut self, total: u64) -> Result<(), Refusal> {
         let mut amounts = self.budget.lock();
@@ -163,6 +170,9 @@ mod tests {
         assert_eq!(two.grow(10), Ok(()));
         assert_eq!(two.grow(5), Ok(()), "smaller is no change");
         assert_eq!(two.bytes(), 10);
+        two.shrink(20);
+        two.shrink(4);
+        assert_eq!((two.bytes(), budget.amounts().reserved), (4, 4));
         drop(two);
         assert_eq!(budget.amounts(), Amounts { at_rest: 90, reserved: 0, blobs: 3 });
     }

@@ -29,9 +29,14 @@ impl Blobs {
     /// # Errors
     /// [`StoreError::NoSpace`] if there is no room and nothing that may go.
     pub(super) fn reserve(&self, reservation: &mut Reservation, total: u64) -> Result<(), StoreError> {
+        if total > self.budget.max() {
+            return Err(StoreError::NoSpace);
+        }
         loop {
             match reservation.grow(total) {
                 Ok(()) => return Ok(()),
+                // What is of use only if somebody comes back for it goes before what is whole.
+                Err(_) if self.parts.give_up_oldest() => continue,
                 Err(Refusal::Never) => return Err(StoreError::NoSpace),
                 Err(Refusal::Evict(_)) => {}
             }

@@ -16,6 +16,8 @@ pub trait FileSystem: Send + Sync + 'static {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn StoredFile>>;
     /// Opens a regular file for reading. Anything else at that path is an error.
     fn open(&self, path: &Path) -> io::Result<Arc<dyn StoredFile>>;
+    /// Opens a regular file for reading and writing.
+    fn reopen(&self, path: &Path) -> io::Result<Arc<dyn StoredFile>>;
     fn metadata(&self, path: &Path) -> io::Result<Metadata>;
     /// Makes a file read-only (mode 0444).
     fn protect(&self, path: &Path) -> io::Result<()>;
@@ -46,10 +48,36 @@ pub trait StoredFile: Send + Sync + 'static {
         let _ = size;
         Ok(())
     }
+    /// Makes the file `size` bytes long, which it is or exceeds, and gives back what was set aside for more.
+    fn truncate(&self, size: u64) -> io::Result<()>;
+    /// The end of the unbroken run of written bytes that begins at `offset`, as far as the file system knows: the first hole. One
+    /// that knows no holes says where the file ends.
+    fn end_of_data(&self, offset: u64) -> io::Result<u64> {
+        let _ = offset;
+        self.len()
+    }
     /// Makes the content durable (`fdatasync`). A failure is final: the kernel may have dropped the data and say "fine" next time.
     fn sync_data(&self) -> io::Result<()>;
     /// The size in bytes.
     fn len(&self) -> io::Result<u64>;
+
+    /// All of a small file.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidData`] if it is larger than `most` bytes.
+    fn read_all(&self, most: u64) -> io::Result<Vec<u8>> {
+        let size = self.len()?;
+        let length = usize::try_from(size).ok().filter(|_| size <= most).ok_or(io::ErrorKind::InvalidData)?;
+        let mut bytes = vec![0; length];
+        let mut filled = 0;
+        while filled < bytes.len() {
+            match self.read_at(&mut bytes[filled..], filled as u64)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                count => filled += count,
+            }
+        }
+        Ok(bytes)
+    }
 
     /// Whether the file is empty.
     fn is_empty(&self) -> io::Result<bool> {

@@ -10,12 +10,15 @@ use super::catalog::CatalogError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Operation {
     OpenBlob,
+    ReadBlob,
     StatBlob,
     RemoveBlob,
     CreatePart,
     StatPart,
+    ReopenPart,
     AllocatePart,
     WritePart,
+    WriteMap,
     SyncPart,
     ProtectPart,
     RenamePart,
@@ -38,14 +41,17 @@ pub(super) struct Health {
 // === impl Operation ===
 
 impl Operation {
-    pub(super) const ALL: [Self; 17] = [
+    pub(super) const ALL: [Self; 20] = [
         Self::OpenBlob,
+        Self::ReadBlob,
         Self::StatBlob,
         Self::RemoveBlob,
         Self::CreatePart,
         Self::StatPart,
+        Self::ReopenPart,
         Self::AllocatePart,
         Self::WritePart,
+        Self::WriteMap,
         Self::SyncPart,
         Self::ProtectPart,
         Self::RenamePart,
@@ -61,12 +67,15 @@ impl Operation {
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::OpenBlob => "open blob",
+            Self::ReadBlob => "read blob",
             Self::StatBlob => "stat blob",
             Self::RemoveBlob => "remove blob",
             Self::CreatePart => "create part",
             Self::StatPart => "stat part",
+            Self::ReopenPart => "reopen part",
             Self::AllocatePart => "allocate part",
             Self::WritePart => "write part",
+            Self::WriteMap => "write map",
             Self::SyncPart => "sync part",
             Self::ProtectPart => "protect part",
             Self::RenamePart => "rename part",

@@ -1,9 +1,8 @@
-//! A part in flight, from the first byte to its name among the blobs, or to nothing. It never looks at the bytes: the caller has
-//! verified them when it commits.
+//! A part in flight, from the first byte to its name among the blobs, or to nothing, or to where the next fill finds it. It never
+//! looks at the bytes: the caller has verified them when it commits.
 
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::blobs::Blobs;
@@ -12,6 +11,7 @@ use super::catalog::contents::ContentRow;
 use super::error::StoreError;
 use super::filesystem::StoredFile;
 use super::health::Operation;
+use super::parts::{KeptPart, PartMap, PartName};
 use super::{Content, off_thread};
 use crate::oci::Digest;
 use crate::util::blocking;
@@ -22,19 +22,32 @@ const STEP: u64 = 16 << 20;
 /// How many names are tried for a new part.
 const ATTEMPTS: usize = 16;
 
-/// Content that is being written. Dropping it aborts: the part is removed and its reservation given back.
+/// Content that is being written. Dropping it keeps what was [noted](Ingest::note) for the next fill; where nothing was, the part
+/// is removed and its reservation given back.
 pub struct Ingest {
     digest: Digest,
     file: Arc<dyn StoredFile>,
     part: Part,
 }
 
+/// Writes to the file of an [`Ingest`]. Until the last one is dropped nobody else takes up the part: so whoever leaves a write to
+/// itself gives it one of these.
+#[derive(Clone)]
+pub struct PartWriter {
+    file: Arc<dyn StoredFile>,
+    _writing: Arc<()>,
+}
+
 /// The name of the file, and the room for it.
 struct Part {
     blobs: Arc<Blobs>,
+    name: PartName,
     path: PathBuf,
     /// Shared with the blocking work on it, so that a caller who does not wait for that loses nothing.
     reservation: Arc<Mutex<Reservation>>,
+    /// What would be kept of it.
+    noted: Arc<Mutex<Option<PartMap>>>,
+    writers: Arc<()>,
     /// Not set any more when the name is gone.
     present: bool,
 }
@@ -52,8 +65,9 @@ impl Ingest {
             Some(size) => blobs.reserve(&mut reservation, size)?,
             None => reserve_in_steps(&blobs, &mut reservation, 1)?,
         }
-        let (path, file) = create(&blobs, &digest)?;
-        let part = Part { blobs, path, reservation: Arc::new(Mutex::new(reservation)), present: true };
+        blobs.parts.sweep();
+        let (name, file) = create(&blobs, &digest)?;
+        let part = Part::new(blobs, name, reservation, None, Arc::default());
         // A disk that is fuller than the budget knows says so now, while the content can still pass through whole.
         if let Some(size) = size.filter(|size| *size > 0) {
             file.allocate(size).map_err(part.failed(Operation::AllocatePart))?;
@@ -61,9 +75,58 @@ impl Ingest {
         Ok(Self { digest, file, part })
     }
 
-    /// The part, to write and to read from while it is written.
+    pub(super) async fn resume(blobs: Arc<Blobs>, digest: Digest, size: Option<u64>) -> Option<(Self, PartMap)> {
+        off_thread(move || Self::resume_blocking(blobs, digest, size)).await.ok()?
+    }
+
+    fn resume_blocking(blobs: Arc<Blobs>, digest: Digest, size: Option<u64>) -> Option<(Self, PartMap)> {
+        let (kept, file) = blobs.parts.take(&digest, size)?;
+        let KeptPart { name, map, mut reservation, writers, .. } = kept;
+        let room = blobs.reserve(&mut reservation, map.size).and_then(|()| {
+            file.allocate(map.size).map_err(|error| {
+                blobs.health.disk_error(Operation::AllocatePart, &blobs.layout.part(name), &error);
+                StoreError::io(Operation::AllocatePart, error)
+            })
+        });
+        match room {
+            Ok(()) => {
+                let part = Part::new(blobs, name, reservation, Some(map.clone()), writers);
+                Some((Self { digest, file, part }, map))
+            }
+            Err(error) => {
+                tracing::info!(blob.digest = %digest, %error, "there is no room to go on with what was kept of a content");
+                blobs.parts.remove(name);
+                None
+            }
+        }
+    }
+
+    /// The part, to read from while it is written.
     pub fn file(&self) -> Arc<dyn StoredFile> {
         Arc::clone(&self.file)
+    }
+
+    /// The means to write the part.
+    pub fn writer(&self) -> PartWriter {
+        PartWriter { file: Arc::clone(&self.file), _writing: Arc::clone(&self.part.writers) }
+    }
+
+    /// Notes what has been written, so that another fill can go on from there if this one does not come to its end. It must have
+    /// been written before this is called.
+    pub async fn note(&self, map: PartMap) {
+        let (blobs, name, noted) = (Arc::clone(&self.part.blobs), self.part.name, Arc::clone(&self.part.noted));
+        let note = move || {
+            if blobs.parts.note(name, &map).is_ok() {
+                *noted.lock().unwrap_or_else(PoisonError::into_inner) = Some(map);
+            }
+        };
+        // Fails at shutdown only.
+        let _ = off_thread(note).await;
+    }
+
+    /// Removes the part, whatever was noted of it.
+    pub fn discard(self) {
+        *self.part.noted.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Makes sure that the content may be `total` bytes long.
@@ -99,9 +162,27 @@ impl Ingest {
     }
 }
 
+// === impl PartWriter ===
+
+impl PartWriter {
+    /// Writes all of `buffer` at `offset`. Blocks.
+    ///
+    /// # Errors
+    /// What the disk said; [`Store::write_failed`](super::Store::write_failed) knows what it means.
+    pub fn write_all_at(&self, buffer: &[u8], offset: u64) -> io::Result<()> {
+        self.file.write_all_at(buffer, offset)
+    }
+}
+
 // === impl Part ===
 
 impl Part {
+    fn new(blobs: Arc<Blobs>, name: PartName, reservation: Reservation, noted: Option<PartMap>, writers: Arc<()>) -> Self {
+        let path = blobs.layout.part(name);
+        let (reservation, noted) = (Arc::new(Mutex::new(reservation)), Arc::new(Mutex::new(noted)));
+        Self { blobs, name, path, reservation, noted, writers, present: true }
+    }
+
     fn reservation(&self) -> MutexGuard<'_, Reservation> {
         self.reservation.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -149,6 +230,9 @@ impl Part {
             outcome => outcome.map_err(self.failed(Operation::RenamePart))?,
         }
         self.present = false;
+        if self.noted.lock().unwrap_or_else(PoisonError::into_inner).take().is_some() {
+            blobs.parts.forget(self.name);
+        }
         fs.sync_folder(&folder).map_err(|error| {
             blobs.unlink(digest);
             self.failed(Operation::SyncFolder)(error)
@@ -165,22 +249,34 @@ impl Part {
     /// Removes the file, if its name is still there, and then gives the reservation back. Blocks.
     fn abort(&mut self) {
         if std::mem::take(&mut self.present) {
-            remove(&self.blobs, &self.path);
+            self.blobs.parts.remove(self.name);
         }
         drop(self.reservation().take());
     }
 }
 
 impl Drop for Part {
-    /// Removing a large file takes long, so this does not do it on an async thread.
+    /// Removing or shortening a large file takes long, so this does not do it on an async thread.
     fn drop(&mut self) {
         if !std::mem::take(&mut self.present) {
             return;
         }
-        let (blobs, path, reservation) = (Arc::clone(&self.blobs), self.path.clone(), Arc::clone(&self.reservation));
+        let (blobs, name, writers) = (Arc::clone(&self.blobs), self.name, Arc::clone(&self.writers));
+        let noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let reservation = Arc::clone(&self.reservation);
         let abort = move || {
-            remove(&blobs, &path);
-            drop(reservation.lock().unwrap_or_else(PoisonError::into_inner).take());
+            let reservation = reservation.lock().unwrap_or_else(PoisonError::into_inner).take();
+            match noted {
+                Some(map) => {
+                    let kept_at = blobs.clock.unix_millis();
+                    blobs.parts.keep(KeptPart { name, map, reservation, kept_at, writers });
+                    blobs.parts.sweep();
+                }
+                None => {
+                    blobs.parts.remove(name);
+                    drop(reservation);
+                }
+            }
         };
         match tokio::runtime::Handle::try_current() {
             Ok(_) => drop(blocking(abort)),
@@ -189,26 +285,19 @@ impl Drop for Part {
     }
 }
 
-/// If this fails the next start does it.
-fn remove(blobs: &Blobs, path: &Path) {
-    match blobs.fs.remove(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => blobs.health.disk_error(Operation::RemovePart, path, &error),
-        _ => {}
-    }
-}
-
-fn create(blobs: &Blobs, digest: &Digest) -> Result<(PathBuf, Arc<dyn StoredFile>), StoreError> {
+fn create(blobs: &Blobs, digest: &Digest) -> Result<(PartName, Arc<dyn StoredFile>), StoreError> {
     let mut attempts = 0;
     loop {
-        let path = blobs.layout.part(digest, blobs.numbers.fetch_add(1, Ordering::Relaxed));
+        let name = blobs.parts.name(digest);
+        let path = blobs.layout.part(name);
         match blobs.fs.create(&path) {
-            Ok(file) => return Ok((path, file)),
+            Ok(file) => return Ok((name, file)),
             // One that could not be removed at the start.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && attempts < ATTEMPTS => attempts += 1,
             Err(error) => {
                 blobs.health.disk_error(Operation::CreatePart, &path, &error);
                 // The file may have been made all the same.
-                remove(blobs, &path);
+                blobs.parts.remove(name);
                 return Err(StoreError::io(Operation::CreatePart, error));
             }
         }

@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use super::parts::PartName;
 use crate::oci::{Algorithm, Digest, RepositoryName, Tag, UpstreamName};
 
 const TAGS: &str = "_tags";
@@ -23,6 +24,14 @@ pub(super) enum RefsFolder<'a> {
     Manifests,
     /// A further component of a repository's name, perhaps.
     Component(&'a str),
+}
+
+/// What a name in `ingest/` stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum InFlight {
+    Part(PartName),
+    Map(PartName),
+    Temporary(u64),
 }
 
 impl Layout {
@@ -55,24 +64,30 @@ impl Layout {
         self.blob_folder(digest.algorithm(), digest.as_bytes()[0]).join(digest.hex())
     }
 
-    /// A part in flight. `number` tells parts of the same content apart.
-    pub(super) fn part(&self, digest: &Digest, number: u64) -> PathBuf {
-        self.ingest().join(format!("{}.{number}.part", digest.hex()))
+    /// A part in flight.
+    pub(super) fn part(&self, name: PartName) -> PathBuf {
+        self.ingest().join(format!("{}.{}.part", name.digest.hex(), name.number))
     }
 
-    /// A small file on its way to `refs/`.
+    /// The map of a part in flight.
+    pub(super) fn map(&self, name: PartName) -> PathBuf {
+        self.ingest().join(format!("{}.{}.map", name.digest.hex(), name.number))
+    }
+
+    /// A small file on its way to its place.
     pub(super) fn temporary(&self, number: u64) -> PathBuf {
         self.ingest().join(format!("{number}.tmp"))
     }
 
-    /// Whether a name in `ingest/` is one that [`Layout::part`] or [`Layout::temporary`] gives.
-    pub(super) fn is_in_flight(name: &str) -> bool {
-        let number = |text: &str| text.parse::<u64>().is_ok();
-        let hex = |text: &str| Algorithm::ALL.into_iter().any(|algorithm| Digest::from_hex(algorithm, text).is_ok());
+    /// What a name in `ingest/` stands for, if it is one of ours.
+    pub(super) fn parse_in_flight(name: &str) -> Option<InFlight> {
+        let digest = |text: &str| Algorithm::ALL.into_iter().find_map(|algorithm| Digest::from_hex(algorithm, text).ok());
+        let part = |hex: &str, number: &str| Some(PartName { digest: digest(hex)?, number: number.parse().ok()? });
         match name.split('.').collect::<Vec<_>>()[..] {
-            [digest, count, "part"] => hex(digest) && number(count),
-            [count, "tmp"] => number(count),
-            _ => false,
+            [hex, number, "part"] => part(hex, number).map(InFlight::Part),
+            [hex, number, "map"] => part(hex, number).map(InFlight::Map),
+            [number, "tmp"] => number.parse().ok().map(InFlight::Temporary),
+            _ => None,
         }
     }
 
@@ -137,13 +152,15 @@ mod tests {
     #[test]
     fn only_our_own_names_are_in_flight() {
         let layout = Layout::new("/srv".into());
+        let parse = |path: &std::path::Path| Layout::parse_in_flight(path.file_name().unwrap().to_str().unwrap());
         for algorithm in Algorithm::ALL {
-            let part = layout.part(&Digest::of(algorithm, b"x"), 7);
-            assert!(Layout::is_in_flight(part.file_name().unwrap().to_str().unwrap()));
+            let name = PartName { digest: Digest::of(algorithm, b"x"), number: 7 };
+            assert_eq!(parse(&layout.part(name)), Some(InFlight::Part(name)));
+            assert_eq!(parse(&layout.map(name)), Some(InFlight::Map(name)));
         }
-        assert!(Layout::is_in_flight(layout.temporary(12).file_name().unwrap().to_str().unwrap()));
+        assert_eq!(parse(&layout.temporary(12)), Some(InFlight::Temporary(12)));
         for name in ["", "x.tmp", "thesis.part", "abc.1.part", "..", ".tmp", "1.2.tmp"] {
-            assert!(!Layout::is_in_flight(name), "{name}");
+            assert_eq!(Layout::parse_in_flight(name), None, "{name}");
         }
     }
 }

@@ -121,20 +121,7 @@ impl Refs {
     }
 
     fn read_bytes(&self, path: &Path) -> io::Result<Vec<u8>> {
-        let file = self.fs.open(path)?;
-        let size = file.len()?;
-        if size > MAX_BYTES {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "larger than a ref can be"));
-        }
-        let mut bytes = vec![0; usize::try_from(size).expect("at most MAX_BYTES")];
-        let mut filled = 0;
-        while filled < bytes.len() {
-            match file.read_at(&mut bytes[filled..], filled as u64)? {
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                count => filled += count,
-            }
-        }
-        Ok(bytes)
+        self.fs.open(path)?.read_all(MAX_BYTES)
     }
 
     /// Replaces the file as a whole, durably: there is never half a ref under its name.

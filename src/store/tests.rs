@@ -5,4 +5,6 @@ mod catalog;
 mod conformance;
 mod crash;
 mod faults;
+mod parts;
+mod scrub;
 mod support;

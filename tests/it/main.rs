@@ -15,6 +15,7 @@ mod lifecycle;
 mod memory;
 mod outage;
 mod ranges;
+mod resumption;
 mod secrets;
 mod sharing;
 mod support;

@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, Per
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{FallocateFlags, OFlags};
+use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
 use rustix::io::{Errno, ReadWriteFlags};
 
 use super::{Entry, FileSystem, Metadata, StoredFile};
@@ -22,6 +22,13 @@ fn careful() -> i32 {
     (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed()
 }
 
+fn regular(file: File) -> io::Result<Arc<dyn StoredFile>> {
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
+    Ok(Arc::new(OsFile(file)))
+}
+
 // === impl OsFileSystem ===
 
 impl FileSystem for OsFileSystem {
@@ -32,10 +39,12 @@ impl FileSystem for OsFileSystem {
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn StoredFile>> {
         let file = OpenOptions::new().read(true).custom_flags(careful()).open(path)?;
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
-        }
-        Ok(Arc::new(OsFile(file)))
+        regular(file)
+    }
+
+    fn reopen(&self, path: &Path) -> io::Result<Arc<dyn StoredFile>> {
+        let file = OpenOptions::new().read(true).write(true).custom_flags(careful()).open(path)?;
+        regular(file)
     }
 
     fn metadata(&self, path: &Path) -> io::Result<Metadata> {
@@ -121,6 +130,19 @@ impl StoredFile for OsFile {
         }
     }
 
+    fn truncate(&self, size: u64) -> io::Result<()> {
+        // Also where the size stays what it is: that gives back what was set aside beyond it.
+        self.0.set_len(size)
+    }
+
+    fn end_of_data(&self, offset: u64) -> io::Result<u64> {
+        match rustix::fs::seek(&self.0, SeekFrom::Hole(offset)) {
+            // Past the end, or nothing that this file system can tell.
+            Err(Errno::NXIO | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => self.len(),
+            result => Ok(result?),
+        }
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         self.0.sync_data()
     }
@@ -154,6 +176,26 @@ mod tests {
         let again = OsFileSystem.open(&path).unwrap();
         assert_eq!(again.len().unwrap(), 11);
         assert!(again.write_all_at(b"x", 0).is_err(), "what is opened cannot be written");
+    }
+
+    #[test]
+    fn what_was_never_written_is_a_hole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let file = OsFileSystem.create(&path).unwrap();
+        file.allocate(1 << 20).unwrap();
+        file.write_all_at(&[1; 8192], 0).unwrap();
+        file.write_all_at(&[1; 8192], 512 << 10).unwrap();
+        drop(file);
+        let file = OsFileSystem.reopen(&path).unwrap();
+        let end = file.end_of_data(0).unwrap();
+        // A file system that knows no holes says where the file ends.
+        assert!((8192..=128 << 10).contains(&end) || end == file.len().unwrap(), "{end}");
+        assert_eq!(file.end_of_data(512 << 10).unwrap(), (512 << 10) + 8192);
+        file.write_all_at(&[2; 10], 5).unwrap();
+        file.truncate(20).unwrap();
+        assert_eq!(file.read_all(20).unwrap(), [[1; 5].as_slice(), &[2; 10], &[1; 5]].concat());
+        assert_eq!(file.read_all(19).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 
     #[test]

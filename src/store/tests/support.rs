@@ -39,8 +39,19 @@ impl Home {
         Store::open(config, fs, Arc::clone(&self.clock) as Arc<dyn Clock>)
     }
 
+    /// Another test that starts a process holds, for the moment between `fork` and `exec`, whatever locks this one has given back.
+    pub(super) fn open_on(&self, max_bytes: u64, fs: Arc<dyn FileSystem>) -> Store {
+        let begun = Instant::now();
+        loop {
+            match self.try_open(max_bytes, Arc::clone(&fs)) {
+                Err(OpenError::InUse { .. }) if begun.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(2)),
+                opened => return opened.unwrap(),
+            }
+        }
+    }
+
     pub(super) fn open(&self) -> Store {
-        self.try_open(ROOMY, Arc::new(OsFileSystem)).unwrap()
+        self.open_on(ROOMY, Arc::new(OsFileSystem))
     }
 
     /// Opens the store and waits until its catalog agrees with the folder.
@@ -53,7 +64,7 @@ impl Home {
     /// Opens the store on a file system that fails; its operations are counted from now on.
     pub(super) async fn open_faulty(&self, fs: FaultFs) -> Store {
         let count = Arc::clone(&fs.count);
-        let store = self.try_open(ROOMY, Arc::new(fs)).unwrap();
+        let store = self.open_on(ROOMY, Arc::new(fs));
         settled(&store).await;
         count.store(0, Ordering::SeqCst);
         store
@@ -221,6 +232,10 @@ impl FileSystem for FaultFs {
         self.step(|| OsFileSystem.open(path)).map(|file| self.file(file))
     }
 
+    fn reopen(&self, path: &Path) -> io::Result<Arc<dyn StoredFile>> {
+        self.step(|| OsFileSystem.reopen(path)).map(|file| self.file(file))
+    }
+
     fn metadata(&self, path: &Path) -> io::Result<Metadata> {
         self.step(|| OsFileSystem.metadata(path))
     }
@@ -261,6 +276,14 @@ impl StoredFile for FaultFile {
 
     fn write_all_at(&self, buffer: &[u8], offset: u64) -> io::Result<()> {
         self.faults.step(|| self.file.write_all_at(buffer, offset))
+    }
+
+    fn truncate(&self, size: u64) -> io::Result<()> {
+        self.faults.step(|| self.file.truncate(size))
+    }
+
+    fn end_of_data(&self, offset: u64) -> io::Result<u64> {
+        self.faults.step(|| self.file.end_of_data(offset))
     }
 
     fn sync_data(&self) -> io::Result<()> {

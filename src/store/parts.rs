@@ -1,0 +1,297 @@
+//! Parts that outlive the fill that wrote them, so that the next fill of the same content goes on from there: after an upstream
+//! that failed, after a restart, after a kill. It never says that a part's bytes are right: whoever takes one up hashes it again.
+//!
+//! Beside a part that is kept lies its map, a small file that says which of its bytes have been written. It is replaced as a whole,
+//! and never synced: after a loss of power it may say too much, which the hash brings to light, and mostly already the holes in the part do.
+
+use std::collections::HashMap;
+use std::io;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use super::budget::{Budget, Reservation};
+use super::filesystem::{FileSystem, StoredFile};
+use super::health::{Health, Operation};
+use super::layout::{InFlight, Layout};
+use crate::oci::Digest;
+use crate::util::Clock;
+
+/// How long a part is kept, in milliseconds: a day.
+const MAX_AGE: i64 = 24 * 60 * 60 * 1000;
+
+/// The share of the budget that kept parts may take.
+const SHARE: u64 = 8;
+
+/// No map is larger: a thousand seeks leave it a few ten kilobytes long.
+const MAP_MAX_BYTES: u64 = 1 << 20;
+
+/// Which bytes of a content are in its part.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartMap {
+    /// The size of the whole content in bytes.
+    pub size: u64,
+    /// Disjoint and in ascending order.
+    pub extents: Vec<Range<u64>>,
+}
+
+/// The parts that nobody writes at the moment.
+pub(super) struct Parts {
+    kept: Mutex<HashMap<Digest, KeptPart>>,
+    fs: Arc<dyn FileSystem>,
+    layout: Arc<Layout>,
+    health: Arc<Health>,
+    clock: Arc<dyn Clock>,
+    budget: Budget,
+    /// Names parts and temporary files.
+    numbers: Arc<AtomicU64>,
+}
+
+/// The files of a part: the number tells those of the same content apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct PartName {
+    pub(super) digest: Digest,
+    pub(super) number: u64,
+}
+
+/// A part that waits for the next fill.
+pub(super) struct KeptPart {
+    pub(super) name: PartName,
+    pub(super) map: PartMap,
+    pub(super) reservation: Reservation,
+    /// Milliseconds since 1970-01-01 UTC.
+    pub(super) kept_at: i64,
+    /// Shared with writes that have not come to their end.
+    pub(super) writers: Arc<()>,
+}
+
+impl PartMap {
+    /// Where the last byte that is there ends.
+    fn end(&self) -> u64 {
+        self.extents.last().map_or(0, |extent| extent.end)
+    }
+
+    /// How many bytes are there.
+    pub fn bytes(&self) -> u64 {
+        self.extents.iter().map(|extent| extent.end - extent.start).sum()
+    }
+
+    /// Whether it is one that a fill could have written.
+    fn is_sound(&self) -> bool {
+        let in_order = self.extents.windows(2).all(|pair| pair[0].end <= pair[1].start);
+        in_order && self.extents.iter().all(|extent| extent.start < extent.end) && self.end() <= self.size
+    }
+
+    /// Takes out what `file` has not got after all.
+    fn trim(&mut self, file: &dyn StoredFile) -> io::Result<()> {
+        let length = file.len()?;
+        for extent in &mut self.extents {
+            let end = if extent.start < length { file.end_of_data(extent.start)?.min(length) } else { extent.start };
+            extent.end = extent.end.min(end);
+        }
+        self.extents.retain(|extent| extent.start < extent.end);
+        Ok(())
+    }
+}
+
+// === impl Parts ===
+
+/// All of these block.
+impl Parts {
+    /// Takes over what earlier runs have left in the folder, and removes what is of no use.
+    pub(super) fn take_over(
+        fs: Arc<dyn FileSystem>,
+        layout: Arc<Layout>,
+        health: Arc<Health>,
+        clock: Arc<dyn Clock>,
+        budget: Budget,
+        numbers: Arc<AtomicU64>,
+    ) -> io::Result<Self> {
+        let parts = Self { kept: Mutex::default(), fs, layout, health, clock, budget, numbers };
+        let entries = parts.fs.list(&parts.layout.ingest())?;
+        let in_flight = entries.iter().filter(|entry| !entry.is_folder).filter_map(|entry| Layout::parse_in_flight(&entry.name));
+        let (mut names, mut without_map) = (Vec::new(), Vec::new());
+        for found in in_flight {
+            match found {
+                InFlight::Map(name) => names.push(name),
+                InFlight::Part(name) => without_map.push(name),
+                InFlight::Temporary(number) => parts.unlink(parts.layout.temporary(number)),
+            }
+        }
+        for name in names {
+            parts.numbers.fetch_max(name.number + 1, Ordering::Relaxed);
+            match parts.read_map(name) {
+                Some((map, kept_at)) => {
+                    without_map.retain(|other| *other != name);
+                    let reservation = parts.budget.reservation();
+                    parts.keep(KeptPart { name, map, reservation, kept_at, writers: Arc::default() });
+                }
+                None => parts.remove(name),
+            }
+        }
+        without_map.into_iter().for_each(|name| parts.remove(name));
+        parts.sweep();
+        Ok(parts)
+    }
+
+    /// A name for a new part.
+    pub(super) fn name(&self, digest: &Digest) -> PartName {
+        PartName { digest: *digest, number: self.numbers.fetch_add(1, Ordering::Relaxed) }
+    }
+
+    /// Notes what has been written of a part. If that fails, what was noted before stands.
+    pub(super) fn note(&self, name: PartName, map: &PartMap) -> io::Result<()> {
+        let bytes = serde_json::to_vec(map).map_err(io::Error::other)?;
+        let temporary = self.layout.temporary(self.numbers.fetch_add(1, Ordering::Relaxed));
+        let write = || {
+            self.fs.create(&temporary)?.write_all_at(&bytes, 0)?;
+            self.fs.rename(&temporary, &self.layout.map(name))
+        };
+        write().inspect_err(|error| {
+            self.health.disk_error(Operation::WriteMap, &self.layout.map(name), error);
+            // It may not be there any more, or never have been.
+            let _ = self.fs.remove(&temporary);
+        })
+    }
+
+    /// Keeps a part that is not written any more, unless there is no room, or a better one of the same content is kept.
+    pub(super) fn keep(&self, mut part: KeptPart) {
+        let digest = part.name.digest;
+        // The file system has set the whole size aside; what will not be written soon goes back to it.
+        let shortened = self.fs.reopen(&self.layout.part(part.name)).and_then(|file| {
+            part.map.trim(&*file)?;
+            file.truncate(part.map.end())
+        });
+        if let Err(error) = shortened {
+            // Where a map was left behind by a part that has become content, there is nothing wrong.
+            if error.kind() != io::ErrorKind::NotFound {
+                self.health.disk_error(Operation::ReopenPart, &self.layout.part(part.name), &error);
+            }
+            return self.remove(part.name);
+        }
+        let end = part.map.end();
+        part.reservation.shrink(end);
+        if part.reservation.grow(end).is_err() || end == 0 {
+            return self.remove(part.name);
+        }
+        let worse = {
+            let mut kept = self.lock();
+            match kept.get(&digest).is_some_and(|other| other.map.bytes() >= part.map.bytes()) {
+                true => Some(part),
+                false => kept.insert(digest, part),
+            }
+        };
+        if let Some(worse) = worse {
+            self.remove(worse.name);
+        }
+    }
+
+    /// The part of `digest`, if one is kept that can be gone on with. `size` is that of the content, if it is known.
+    pub(super) fn take(&self, digest: &Digest, size: Option<u64>) -> Option<(KeptPart, Arc<dyn StoredFile>)> {
+        let mut part = self.lock().remove(digest)?;
+        let mut usable = || {
+            // A write that was given up but has not ended would change bytes behind the back of whoever hashes them.
+            if Arc::strong_count(&part.writers) > 1 || size.is_some_and(|size| size != part.map.size) {
+                return Ok(None);
+            }
+            let file = self.fs.reopen(&self.layout.part(part.name))?;
+            part.map.trim(&*file)?;
+            Ok(Some(file))
+        };
+        match usable() {
+            Ok(Some(file)) => Some((part, file)),
+            Ok(None) => {
+                self.remove(part.name);
+                None
+            }
+            Err(error) => {
+                self.health.disk_error(Operation::ReopenPart, &self.layout.part(part.name), &error);
+                self.remove(part.name);
+                None
+            }
+        }
+    }
+
+    /// Removes the oldest of the kept parts, for the room that it takes. Tells whether there was one.
+    pub(super) fn give_up_oldest(&self) -> bool {
+        let oldest = {
+            let mut kept = self.lock();
+            let oldest = kept.iter().min_by_key(|(_, part)| part.kept_at).map(|(digest, _)| *digest);
+            oldest.and_then(|digest| kept.remove(&digest))
+        };
+        oldest.inspect(|part| self.remove(part.name)).is_some()
+    }
+
+    /// Removes what is too old, and what is more than kept parts may take.
+    pub(super) fn sweep(&self) {
+        let now = self.clock.unix_millis();
+        // A clock that was set back must not make a part immortal.
+        let is_old = |part: &KeptPart| now.checked_sub(part.kept_at).is_none_or(|age| !(-MAX_AGE..MAX_AGE).contains(&age));
+        let old: Vec<KeptPart> = self.lock().extract_if(|_, part| is_old(part)).map(|(_, part)| part).collect();
+        old.iter().for_each(|part| self.remove(part.name));
+        while self.bytes() > self.budget.max() / SHARE && self.give_up_oldest() {}
+    }
+
+    /// Removes a part and its map. The part goes first: one without a map is nothing to a start.
+    pub(super) fn remove(&self, name: PartName) {
+        self.unlink(self.layout.part(name));
+        self.unlink(self.layout.map(name));
+    }
+
+    /// Removes the map of a part that has become content.
+    pub(super) fn forget(&self, name: PartName) {
+        self.unlink(self.layout.map(name));
+    }
+
+    fn bytes(&self) -> u64 {
+        self.lock().values().map(|part| part.reservation.bytes()).sum()
+    }
+
+    fn read_map(&self, name: PartName) -> Option<(PartMap, i64)> {
+        let path = self.layout.map(name);
+        let read = || {
+            let (metadata, file) = (self.fs.metadata(&path)?, self.fs.open(&path)?);
+            let bytes = file.read_all(MAP_MAX_BYTES)?;
+            let map: PartMap = serde_json::from_slice(&bytes)?;
+            let map = Some(map).filter(PartMap::is_sound).ok_or(io::ErrorKind::InvalidData)?;
+            Ok::<_, io::Error>((map, metadata.used_at))
+        };
+        read()
+            .inspect_err(
+                |error| tracing::warn!(path = %path.display(), %error, "the map of a part cannot be read; it is removed"),
+            )
+            .ok()
+    }
+
+    /// If this fails the next start does it.
+    fn unlink(&self, path: PathBuf) {
+        match self.fs.remove(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                self.health.disk_error(Operation::RemovePart, &path, &error);
+            }
+            _ => {}
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, KeptPart>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_map_that_no_fill_could_have_written_is_none() {
+        let map =
+            |size, extents: &[(u64, u64)]| PartMap { size, extents: extents.iter().map(|(start, end)| *start..*end).collect() };
+        assert!(map(10, &[]).is_sound() && map(10, &[(0, 3), (5, 10)]).is_sound());
+        for bad in [map(10, &[(0, 11)]), map(10, &[(5, 7), (0, 3)]), map(10, &[(3, 3)]), map(10, &[(0, 5), (4, 6)])] {
+            assert!(!bad.is_sound(), "{bad:?}");
+        }
+    }
+}
