@@ -1,0 +1,93 @@
+//! A file of the simulated disk: its bytes as a process sees them, and as they are on the platters.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use crate::simulation::dice::Dice;
+
+/// What is kept or lost as a whole when the power fails, in bytes.
+const PAGE: usize = 4096;
+
+#[derive(Default)]
+pub(super) struct Inode {
+    seen: Vec<u8>,
+    durable: Vec<u8>,
+    /// Written and not yet synced.
+    dirty: Vec<Range<usize>>,
+    /// Milliseconds since 1970.
+    pub(super) used_at: i64,
+}
+
+impl Inode {
+    pub(super) fn len(&self) -> usize {
+        self.seen.len()
+    }
+
+    pub(super) fn bytes(&self) -> Bytes {
+        Bytes::copy_from_slice(&self.seen)
+    }
+
+    /// Gives the number of bytes that were read.
+    pub(super) fn read(&self, buffer: &mut [u8], offset: u64) -> usize {
+        let rest = self.seen.get(to_index(offset)..).unwrap_or_default();
+        let count = rest.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&rest[..count]);
+        count
+    }
+
+    pub(super) fn write(&mut self, bytes: &[u8], offset: u64) {
+        let range = to_index(offset)..to_index(offset) + bytes.len();
+        if self.seen.len() < range.end {
+            self.seen.resize(range.end, 0);
+        }
+        self.seen[range.clone()].copy_from_slice(bytes);
+        self.dirty.push(range);
+    }
+
+    pub(super) fn truncate(&mut self, size: u64) {
+        self.seen.resize(to_index(size), 0);
+        self.dirty.retain_mut(|range| {
+            range.end = range.end.min(self.seen.len());
+            range.start < range.end
+        });
+    }
+
+    pub(super) fn sync(&mut self) {
+        self.durable.resize(self.seen.len(), 0);
+        for range in self.dirty.drain(..) {
+            self.durable[range.clone()].copy_from_slice(&self.seen[range]);
+        }
+    }
+
+    /// What a failed sync does: the kernel takes the pages for written, and never tries again.
+    pub(super) fn fail_to_sync(&mut self) {
+        self.dirty.clear();
+    }
+
+    pub(super) fn lose_what_was_not_durable(&mut self, dice: &mut Dice) {
+        let (old, new) = (self.durable.len(), self.seen.len());
+        let size = match dice.within(0..3) {
+            0 => old,
+            1 => new,
+            _ => to_index(dice.within(old.min(new) as u64..old.max(new) as u64 + 1)),
+        };
+        self.durable.resize(new.max(size), 0);
+        for range in self.dirty.drain(..) {
+            for start in range.clone().step_by(PAGE) {
+                let page = start..range.end.min(start + PAGE);
+                match dice.within(0..4) {
+                    0 => {}
+                    1 => self.durable[page].fill(0),
+                    _ => self.durable[page.clone()].copy_from_slice(&self.seen[page]),
+                }
+            }
+        }
+        self.durable.truncate(size);
+        self.seen.clone_from(&self.durable);
+    }
+}
+
+fn to_index(offset: u64) -> usize {
+    usize::try_from(offset).expect("a file in memory is not larger than that")
+}

@@ -1,0 +1,186 @@
+//! The simulated disk as a machine sees it: the operations of the store's file-system traits, each a step that can fail.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError};
+
+use super::file::Inode;
+use super::{Disk, Effect, SharedInode, State};
+use crate::store::{Entry, FileSystem, Metadata, StoredFile};
+use crate::util::Clock;
+
+/// What one machine, from its start to its stop, has of the disk.
+pub(in crate::simulation) struct Mount {
+    pub(super) disk: Arc<Disk>,
+    /// What the machine takes for the root of the disk.
+    pub(super) root: PathBuf,
+    pub(super) boot: u32,
+}
+
+struct OpenFile {
+    disk: Arc<Disk>,
+    boot: u32,
+    /// Where it was opened: for the journal.
+    path: PathBuf,
+    inode: SharedInode,
+}
+
+impl Mount {
+    fn operate<T>(
+        &self,
+        what: &str,
+        path: &Path,
+        effect: Effect,
+        operation: impl FnOnce(&mut State, &Path) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let path = path.strip_prefix(&self.root).map_err(io::Error::other)?;
+        self.disk.operate(self.boot, what, path, effect, |state| operation(state, path))
+    }
+
+    fn opened(&self, path: &Path, inode: SharedInode) -> Arc<dyn StoredFile> {
+        Arc::new(OpenFile { disk: Arc::clone(&self.disk), boot: self.boot, path: path.to_owned(), inode })
+    }
+}
+
+impl FileSystem for Mount {
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn StoredFile>> {
+        let now = self.disk.clock.unix_millis();
+        self.operate("create", path, Effect::Grows, |state, path| {
+            if state.names.contains_key(path) {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
+            if !path.parent().is_some_and(|folder| state.folders.contains(folder)) {
+                return Err(io::ErrorKind::NotFound.into());
+            }
+            let inode = SharedInode::default();
+            inode.lock().unwrap_or_else(PoisonError::into_inner).used_at = now;
+            state.link(path, Arc::clone(&inode));
+            Ok(self.opened(path, inode))
+        })
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn StoredFile>> {
+        self.operate("open", path, Effect::Reads, |state, path| Ok(self.opened(path, state.inode(path)?)))
+    }
+
+    fn reopen(&self, path: &Path) -> io::Result<Arc<dyn StoredFile>> {
+        self.operate("reopen", path, Effect::Reads, |state, path| Ok(self.opened(path, state.inode(path)?)))
+    }
+
+    fn metadata(&self, path: &Path) -> io::Result<Metadata> {
+        self.operate("stat", path, Effect::Reads, |state, path| {
+            if state.folders.contains(path) {
+                return Ok(Metadata { is_file: false, size: 0, used_at: 0 });
+            }
+            let inode = state.inode(path)?;
+            let inode = inode.lock().unwrap_or_else(PoisonError::into_inner);
+            Ok(Metadata { is_file: true, size: inode.len() as u64, used_at: inode.used_at })
+        })
+    }
+
+    fn protect(&self, path: &Path) -> io::Result<()> {
+        self.operate("protect", path, Effect::Changes, |state, path| state.inode(path).map(drop))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let to = to.strip_prefix(&self.root).map_err(io::Error::other)?;
+        self.operate("rename", from, Effect::Changes, |state, from| state.rename(from, to))
+    }
+
+    fn sync_folder(&self, folder: &Path) -> io::Result<()> {
+        self.operate("sync folder", folder, Effect::Changes, |state, folder| {
+            state.sync_folder(folder);
+            Ok(())
+        })
+    }
+
+    fn create_folder(&self, folder: &Path) -> io::Result<()> {
+        self.operate("create folder", folder, Effect::Grows, |state, folder| {
+            state.folders.extend(folder.ancestors().map(Path::to_owned));
+            Ok(())
+        })
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.operate("remove", path, Effect::Changes, |state, path| state.unlink(path))
+    }
+
+    fn list(&self, folder: &Path) -> io::Result<Vec<Entry>> {
+        self.operate("list", folder, Effect::Reads, |state, folder| {
+            if !state.folders.contains(folder) {
+                return Err(io::ErrorKind::NotFound.into());
+            }
+            let name = |path: &Path| path.file_name().expect("it lies in a folder").to_string_lossy().into_owned();
+            let below = |path: &&PathBuf| path.starts_with(folder);
+            let files = state.names.range(folder.to_owned()..).map(|(path, _)| path).take_while(below);
+            let folders = state.folders.range(folder.to_owned()..).take_while(below);
+            let files = files.map(|path| (path, false)).chain(folders.map(|path| (path, true)));
+            let entries = files.filter(|(path, _)| path.parent() == Some(folder));
+            Ok(entries.map(|(path, is_folder)| Entry { name: name(path), is_folder }).collect())
+        })
+    }
+}
+
+impl OpenFile {
+    fn operate<T>(&self, what: &str, effect: Effect, operation: impl FnOnce(&mut Inode, &mut State) -> io::Result<T>) -> io::Result<T> {
+        self.disk.operate(self.boot, what, &self.path, effect, |state| {
+            operation(&mut self.inode.lock().unwrap_or_else(PoisonError::into_inner), state)
+        })
+    }
+}
+
+impl StoredFile for OpenFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.operate("read", Effect::Reads, |inode, state| {
+            // A read may give less than there is, but never nothing.
+            let most = if buffer.len() > 1 && state.dice.one_in(16) { 1 + state.dice.within(0..buffer.len() as u64) } else { u64::MAX };
+            let most = usize::try_from(most).map_or(buffer.len(), |most| most.min(buffer.len()));
+            Ok(inode.read(&mut buffer[..most], offset))
+        })
+    }
+
+    fn try_read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.operate("try to read", Effect::Reads, |inode, state| {
+            if state.dice.one_in(4) {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            Ok(inode.read(buffer, offset))
+        })
+    }
+
+    fn write_all_at(&self, buffer: &[u8], offset: u64) -> io::Result<()> {
+        let now = self.disk.clock.unix_millis();
+        let what = format!("write {offset}+{}", buffer.len());
+        self.operate(&what, Effect::Grows, |inode, _| {
+            inode.write(buffer, offset);
+            inode.used_at = now;
+            Ok(())
+        })
+    }
+
+    fn allocate(&self, size: u64) -> io::Result<()> {
+        self.operate(&format!("allocate {size} for"), Effect::Grows, |_, _| Ok(()))
+    }
+
+    fn truncate(&self, size: u64) -> io::Result<()> {
+        self.operate(&format!("truncate to {size}"), Effect::Changes, |inode, _| {
+            inode.truncate(size);
+            Ok(())
+        })
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let result = self.operate("sync", Effect::Changes, |inode, _| {
+            inode.sync();
+            Ok(())
+        });
+        if result.is_err() && self.disk.lock().boot == self.boot {
+            self.inode.lock().unwrap_or_else(PoisonError::into_inner).fail_to_sync();
+        }
+        result
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.operate("size", Effect::Reads, |inode, _| Ok(inode.len() as u64))
+    }
+}
