@@ -144,9 +144,19 @@ impl Disk {
         self.lock().failures
     }
 
-    /// Nothing that the machine asks for from now on has any effect.
+    /// Nothing that the machine asks for from now on has any effect, nor is what it does judged.
     pub(super) fn cut_power(&self) {
-        self.lock().cut_power(&self.gate);
+        self.cut(&mut self.lock());
+    }
+
+    fn cut(&self, state: &mut State) {
+        state.boot += 1;
+        state.trouble = Trouble::default();
+        if let Some(on_power_failure) = state.on_power_failure.take() {
+            on_power_failure();
+        }
+        self.gate.notify_all();
+        self.journal.close(true);
     }
 
     /// Whether the machine that has this mount has no power any more.
@@ -197,7 +207,7 @@ impl Disk {
             state.steps += 1;
             if state.power_fails_at.is_some_and(|step| state.steps >= step) {
                 self.journal.note(format_args!("disk: the power fails at {what} {}", short(path)));
-                state.cut_power(&self.gate);
+                self.cut(&mut state);
                 self.power_failed.notify_one();
                 return Err(no_power());
             }
@@ -244,15 +254,6 @@ fn short(path: &Path) -> String {
 // === impl State ===
 
 impl State {
-    fn cut_power(&mut self, gate: &Condvar) {
-        self.boot += 1;
-        self.trouble = Trouble::default();
-        if let Some(on_power_failure) = self.on_power_failure.take() {
-            on_power_failure();
-        }
-        gate.notify_all();
-    }
-
     fn inode(&self, path: &Path) -> io::Result<SharedInode> {
         self.names.get(path).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
     }

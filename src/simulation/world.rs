@@ -109,9 +109,8 @@ impl World {
             self.journal.note("the machine starts");
             self.operate(run, after).await;
         });
+        // What is torn down from here on happens in no order, and to no effect.
         self.disk.cut_power();
-        // From here on things happen in no order, and to no effect.
-        self.journal.close(true);
         drop(simulated);
         drop(runtime);
         let (stop, fate) = run.stop;

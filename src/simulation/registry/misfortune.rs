@@ -35,6 +35,13 @@ pub(super) enum InBody {
     OtherPart { by: u64 },
 }
 
+impl InBody {
+    /// Whether other bytes are sent than those that are there.
+    pub(super) fn is_lie(self) -> bool {
+        matches!(self, Self::WrongByte { .. } | Self::OtherSize { .. })
+    }
+}
+
 impl Misfortune {
     pub(super) fn roll(dice: &mut Dice, question: &Question) -> Self {
         if dice.one_in(2) || question.method == Method::Head {

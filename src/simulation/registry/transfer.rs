@@ -29,7 +29,8 @@ pub(super) enum Until {
 
 pub(super) struct Transfer {
     registry: Registry,
-    digest: Digest,
+    /// What was asked for, if that was a digest.
+    digest: Option<Digest>,
     left: Bytes,
     sent: u64,
     until: Until,
@@ -39,7 +40,7 @@ pub(super) struct Transfer {
 }
 
 impl Transfer {
-    pub(super) fn new(registry: Registry, digest: Digest, bytes: Bytes, until: Until, is_slow: bool, open: Open) -> Self {
+    pub(super) fn new(registry: Registry, digest: Option<Digest>, bytes: Bytes, until: Until, is_slow: bool, open: Open) -> Self {
         let trickle = is_slow.then(|| TRICKLE.max(bytes.len() as u64 / TRICKLES));
         Self { registry, digest, left: bytes, sent: 0, until, trickle, _open: open }
     }
@@ -78,7 +79,9 @@ impl Transfer {
         sleep(pause).await;
         let chunk = self.left.split_to(usize::try_from(count).expect("at most what is left"));
         self.sent += count;
-        self.registry.lock().accounts.entry(self.digest).or_default().bytes += count;
+        if let Some(digest) = self.digest {
+            self.registry.lock().accounts.entry(digest).or_default().bytes += count;
+        }
         Some(Ok(chunk))
     }
 
