@@ -30,8 +30,6 @@ pub(super) struct Disk {
     state: Mutex<State>,
     /// Opens, or the power fails: see [`Disk::hold_threads`].
     gate: Condvar,
-    /// Told when the power fails because of an operation.
-    pub(super) power_failed: Notify,
     clock: Arc<SimulatedClock>,
     journal: Journal,
 }
@@ -52,6 +50,8 @@ struct State {
     power_fails_at: Option<u64>,
     /// Of the machine that has power: what an earlier one still asks for fails.
     boot: u32,
+    /// Told when the power fails because of an operation.
+    power_failed: Arc<Notify>,
     /// Called in the instant in which the power fails.
     on_power_failure: Option<Box<dyn FnOnce() + Send>>,
     /// The thread whose operations fail by the dice: what other threads do happens in no order.
@@ -107,11 +107,12 @@ impl Disk {
             steps: 0,
             power_fails_at: None,
             boot: 0,
+            power_failed: Arc::default(),
             on_power_failure: None,
             simulation: thread::current().id(),
             holds_threads: false,
         };
-        Arc::new(Self { state: Mutex::new(state), gate: Condvar::new(), power_failed: Notify::new(), clock, journal })
+        Arc::new(Self { state: Mutex::new(state), gate: Condvar::new(), clock, journal })
     }
 
     /// Gives the disk to a machine that starts, which sees it at `root`. The power fails after `power_fails_at` changes, if that
@@ -125,7 +126,9 @@ impl Disk {
         let mut state = self.lock();
         state.on_power_failure = Some(on_power_failure);
         (state.failures, state.steps, state.power_fails_at) = (0, 0, power_fails_at);
-        Arc::new(Mount { disk: Arc::clone(self), root: root.to_owned(), boot: state.boot })
+        state.power_failed = Arc::default();
+        let power_failed = Arc::clone(&state.power_failed);
+        Arc::new(Mount { disk: Arc::clone(self), root: root.to_owned(), boot: state.boot, power_failed })
     }
 
     pub(super) fn set_trouble(&self, trouble: Trouble) {
@@ -208,7 +211,7 @@ impl Disk {
             if state.power_fails_at.is_some_and(|step| state.steps >= step) {
                 self.journal.note(format_args!("disk: the power fails at {what} {}", short(path)));
                 self.cut(&mut state);
-                self.power_failed.notify_one();
+                state.power_failed.notify_one();
                 return Err(no_power());
             }
         }

@@ -15,6 +15,9 @@ const LAYERS: [u64; 14] =
 /// Layers that are worth several connections.
 const LARGE: [u64; 3] = [6 << 20, (8 << 20) + 12_345, 12 << 20];
 
+/// Content is made of tiles of so many bytes, each of which has its number at its end: no two are the same.
+const TILE: usize = 2048;
+
 /// How many images have no large layer.
 pub(super) const SMALL_IMAGES: usize = 12;
 
@@ -82,8 +85,14 @@ impl Library {
     }
 
     fn add(&mut self, dice: &mut Dice, size: u64, algorithm: Algorithm) -> Digest {
-        let words = (0..size.div_ceil(8)).flat_map(|_| dice.roll().to_le_bytes());
-        let bytes: Bytes = words.take(usize::try_from(size).expect("some megabytes")).collect::<Vec<u8>>().into();
+        let mut tile: Vec<u8> = (0..TILE / 8).flat_map(|_| dice.roll().to_le_bytes()).collect();
+        let mut bytes = Vec::new();
+        for number in 0..size.div_ceil(TILE as u64) {
+            tile[TILE - 8..].copy_from_slice(&number.to_be_bytes());
+            bytes.extend_from_slice(&tile);
+        }
+        bytes.truncate(usize::try_from(size).expect("some megabytes"));
+        let bytes = Bytes::from(bytes);
         let digest = Digest::of(algorithm, &bytes);
         self.blobs.insert(digest, bytes);
         digest

@@ -189,7 +189,7 @@ impl Registry {
             journal.violation(format_args!("P4: {text} is asked {open} times at once"));
         }
         let misfortune = match state.network.misfortunes {
-            Some(times) if state.dice.one_in(times) => Some(Misfortune::roll(&mut state.dice, question)),
+            Some(times) if state.down.is_none() && state.dice.one_in(times) => Some(Misfortune::roll(&mut state.dice, question)),
             _ => None,
         };
         if let Some(digest) = digest_of(question) {

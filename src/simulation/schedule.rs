@@ -25,8 +25,6 @@ pub(super) struct Schedule {
     pub(super) holdings: Vec<(RepositoryName, Vec<usize>)>,
     pub(super) tags: Vec<Tagging>,
     pub(super) runs: Vec<Run>,
-    /// What the last stop leaves of the catalog, after which all must be had from the cache alone.
-    pub(super) last_stop: (Stop, CatalogFate),
     pub(super) is_fair: bool,
 }
 
@@ -88,7 +86,14 @@ impl Schedule {
         ];
         let tags = tags(dice, &holdings);
         let runs = 1 + dice.within(0..3);
-        let runs = (1..=runs).map(|number| Run::roll(dice, &holdings, &tags, [rough_network, rough_disk], number == runs)).collect();
+        let mut runs: Vec<Run> = (0..runs).map(|_| Run::roll(dice, &holdings, &tags, rough_network, rough_disk)).collect();
+        if let Some(last) = runs.last_mut() {
+            last.end = End::Served;
+            // What was not written because the disk failed, the catalog alone may know.
+            if rough_disk {
+                last.stop.1 = CatalogFate::Kept;
+            }
+        }
         let chunk = if has_large { 64 << 10..512 << 10 } else { 1..*dice.pick(&[4 << 10, 16 << 10, 64 << 10]) };
         Self {
             network: Network {
@@ -108,7 +113,6 @@ impl Schedule {
             holdings,
             tags,
             runs,
-            last_stop: stop(dice),
             is_fair,
         }
     }
@@ -119,8 +123,7 @@ impl Schedule {
 }
 
 impl Run {
-    fn roll(dice: &mut Dice, holdings: &[(RepositoryName, Vec<usize>)], tags: &[Tagging], rough: [bool; 2], is_last: bool) -> Self {
-        let [rough_network, rough_disk] = rough;
+    fn roll(dice: &mut Dice, holdings: &[(RepositoryName, Vec<usize>)], tags: &[Tagging], rough_network: bool, rough_disk: bool) -> Self {
         let count = 1 + dice.within(0..8);
         let gathering = dice.millis(0..3000);
         let clients = (0..usize::try_from(count).expect("a few")).map(|number| {
@@ -145,7 +148,6 @@ impl Run {
         });
         let disk = disk.collect();
         let end = match dice.within(0..4) {
-            _ if is_last => End::Served,
             0 => End::Served,
             1 => End::At(dice.millis(0..8000)),
             _ => End::AtStep(1 + dice.within(0..150)),
@@ -154,7 +156,7 @@ impl Run {
         Self { clients, walk_waits, moves, outages, disk, end, stop: stop(dice), off: dice.millis(0..400_000) }
     }
 
-    /// In which nothing is asked and nothing happens by itself.
+    /// A run in which nothing is asked and nothing happens by itself.
     pub(super) fn quiet(dice: &mut Dice) -> Self {
         let walk_waits = dice.one_in(2).then(|| dice.millis(0..60_000));
         let stop = (Stop::Kill, CatalogFate::Kept);

@@ -1,7 +1,7 @@
 //! One schedule, run from its first start to its last stop, with the judgements that need to see all of it.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use super::journal::Journal;
 use super::library::{LIBRARY, short};
 use super::machine::{self, Home};
 use super::registry::Registry;
-use super::schedule::{CatalogFate, End, Run, Schedule, Tagging};
+use super::schedule::{End, Run, Schedule, Tagging};
 use crate::oci::{Algorithm, Digest, Reference};
 use crate::store::Store;
 use crate::util::simulated::Simulated;
@@ -80,22 +80,17 @@ enum After {
 
 impl World {
     fn live(&mut self) {
-        let runs = std::mem::take(&mut self.schedule.runs);
-        let last = runs.len() - 1;
-        for (number, run) in runs.into_iter().enumerate() {
-            self.run(&run, if number == last { After::Fair } else { After::Stop });
+        let mut runs = std::mem::take(&mut self.schedule.runs);
+        let last = runs.pop().expect("there is one at least");
+        for run in runs {
+            self.run(&run, After::Stop);
         }
+        self.run(&last, After::Fair);
         // What could not be written when the disk failed is in memory at best: the next start asks for it again.
         if self.has_failed {
             let run = Run::quiet(&mut self.dice);
             self.run(&run, After::Fair);
         }
-        let mut run = Run::quiet(&mut self.dice);
-        run.stop = self.schedule.last_stop;
-        if self.has_failed {
-            run.stop.1 = CatalogFate::Kept;
-        }
-        self.run(&run, After::Fair);
         let run = Run::quiet(&mut self.dice);
         self.run(&run, After::Dark);
     }
@@ -132,8 +127,6 @@ impl World {
         let (disk, root) = (&self.disk, self.home.path());
         let mount = disk.mount(&root, step, self.home.copier());
         disk.hold_threads(run.walk_waits.is_some());
-        let power_failed = disk.power_failed.notified();
-        tokio::pin!(power_failed);
         let Some(store) = self.open(&root, &mount) else { return };
         match run.walk_waits {
             Some(after) => {
@@ -179,17 +172,17 @@ impl World {
         };
         tokio::select! {
             biased;
-            () = power_failed => {}
+            () = mount.power_failed.notified() => {}
             () = stops => {}
             () = served => {}
         }
     }
 
     /// Opens the store: P2. Only a disk that fails, or has no power, is an excuse.
-    fn open(&self, root: &PathBuf, mount: &Arc<Mount>) -> Option<Store> {
+    fn open(&self, root: &Path, mount: &Arc<Mount>) -> Option<Store> {
         let mut failures = self.disk.failures();
         for _ in 0..3 {
-            match machine::open(root.clone(), Arc::clone(mount), &self.clock, self.schedule.max_bytes) {
+            match machine::open(root.to_owned(), Arc::clone(mount), &self.clock, self.schedule.max_bytes) {
                 Ok(store) => return Some(store),
                 Err(error) => {
                     self.journal.note(format_args!("the store does not open: {error}"));

@@ -38,15 +38,14 @@ impl Inode {
 
     pub(super) fn write(&mut self, bytes: &[u8], offset: u64) {
         let range = to_index(offset)..to_index(offset) + bytes.len();
-        if self.seen.len() < range.end {
-            self.seen.resize(range.end, 0);
-        }
+        lengthen(&mut self.seen, range.end);
         self.seen[range.clone()].copy_from_slice(bytes);
         self.dirty.push(range);
     }
 
     pub(super) fn truncate(&mut self, size: u64) {
-        self.seen.resize(to_index(size), 0);
+        lengthen(&mut self.seen, to_index(size));
+        self.seen.truncate(to_index(size));
         self.dirty.retain_mut(|range| {
             range.end = range.end.min(self.seen.len());
             range.start < range.end
@@ -54,7 +53,8 @@ impl Inode {
     }
 
     pub(super) fn sync(&mut self) {
-        self.durable.resize(self.seen.len(), 0);
+        lengthen(&mut self.durable, self.seen.len());
+        self.durable.truncate(self.seen.len());
         for range in self.dirty.drain(..) {
             self.durable[range.clone()].copy_from_slice(&self.seen[range]);
         }
@@ -72,7 +72,7 @@ impl Inode {
             1 => new,
             _ => to_index(dice.within(old.min(new) as u64..old.max(new) as u64 + 1)),
         };
-        self.durable.resize(new.max(size), 0);
+        lengthen(&mut self.durable, new.max(size));
         for range in self.dirty.drain(..) {
             for start in range.clone().step_by(PAGE) {
                 let page = start..range.end.min(start + PAGE);
@@ -86,6 +86,12 @@ impl Inode {
         self.durable.truncate(size);
         self.seen.clone_from(&self.durable);
     }
+}
+
+/// Makes `bytes` at least `size` bytes long.
+fn lengthen(bytes: &mut Vec<u8>, size: usize) {
+    // `resize` is slow where nothing is optimised.
+    bytes.extend_from_slice(&vec![0; size.saturating_sub(bytes.len())]);
 }
 
 fn to_index(offset: u64) -> usize {

@@ -4,6 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
+use tokio::sync::Notify;
+
 use super::file::Inode;
 use super::{Disk, Effect, SharedInode, State};
 use crate::store::{Entry, FileSystem, Metadata, StoredFile};
@@ -15,6 +17,8 @@ pub(in crate::simulation) struct Mount {
     /// What the machine takes for the root of the disk.
     pub(super) root: PathBuf,
     pub(super) boot: u32,
+    /// Told when the power fails because of an operation.
+    pub(in crate::simulation) power_failed: Arc<Notify>,
 }
 
 struct OpenFile {
