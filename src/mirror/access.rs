@@ -114,7 +114,10 @@ impl Mirror {
                 let (mirror, place, key) = (self.clone(), place.clone(), key.clone());
                 async move {
                     let head = mirror.head(&place, key.target()).await.map_err(|error| mirror.note_absence(&key, error))?;
-                    mirror.grant(&key).await;
+                    // The right to a manifest is noted with the manifest: what outlives the catalog is the ref that goes with it.
+                    if key.kind == Kind::Blob || mirror.cached_document(&key.digest).await.is_some() {
+                        mirror.grant(&key).await;
+                    }
                     Ok(head)
                 }
             })
