@@ -24,6 +24,8 @@ pub struct Fill {
 
 struct State {
     phase: Phase,
+    /// Its source has answered with the content.
+    is_answered: bool,
     /// The part that content arrives in, from [`Phase::Arriving`] on.
     file: Option<Arc<dyn StoredFile>>,
     plan: Plan,
@@ -56,7 +58,7 @@ pub(super) enum Progress {
 
 impl Fill {
     pub(super) fn new(digest: Digest, source: Source) -> Self {
-        let state = State { phase: Phase::Opening, file: None, plan: Plan::default() };
+        let state = State { phase: Phase::Opening, is_answered: false, file: None, plan: Plan::default() };
         Self { digest, source, state: Mutex::new(state), changed: Notify::new(), attention: Notify::new() }
     }
 
@@ -81,6 +83,12 @@ impl Fill {
             Phase::Failed { error, .. } => Some(Err(error.clone())),
         })
         .await
+    }
+
+    /// Whether its source has answered with the content, which proves that it has it. A fill that found the content at rest has
+    /// asked nobody.
+    pub fn is_answered(&self) -> bool {
+        self.lock().is_answered
     }
 
     /// Waits until the size is known, which may be only at the end of the body.
@@ -128,6 +136,7 @@ impl Fill {
     pub(super) fn begin(&self, size: Option<u64>, file: Arc<dyn StoredFile>) {
         self.change(|state| {
             state.file = Some(file);
+            state.is_answered = true;
             state.phase = Phase::Arriving { size };
             if let Some(size) = size {
                 state.plan.tell_size(size);

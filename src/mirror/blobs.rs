@@ -100,6 +100,10 @@ impl Mirror {
             }
             match fill.opened().await {
                 Ok(_) => {
+                    // Another repository's fill may have landed just before this one began.
+                    if of_this_place && !fill.is_answered() && matches!(access, Access::Unproven { .. }) {
+                        self.confirm(place, key).await?;
+                    }
                     self.grant(key).await;
                     return Ok(BlobAnswer { content: Readable::InFlight(fill), lookup: Lookup::of(outcome) });
                 }
