@@ -20,7 +20,7 @@ struct Pages {
     /// Of all events: two runs of a seed must agree in it.
     hash: std::hash::DefaultHasher,
     violations: Vec<String>,
-    /// Set while the machine is torn down, which happens in no order.
+    /// Set from when the machine has no power until it is torn down, which happens in no order.
     closed: bool,
 }
 
@@ -55,6 +55,11 @@ impl Journal {
     /// Nothing is noted while it is closed.
     pub(super) fn close(&self, closed: bool) {
         self.lock().closed = closed;
+    }
+
+    /// Whether what happens is of no effect any more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.lock().closed
     }
 
     pub(super) fn hash(&self) -> u64 {

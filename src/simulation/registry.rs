@@ -192,7 +192,7 @@ impl Registry {
             Some(times) if state.down.is_none() && state.dice.one_in(times) => Some(Misfortune::roll(&mut state.dice, question)),
             _ => None,
         };
-        if let Some(digest) = digest_of(question) {
+        if let Some(digest) = digest_of(question).filter(|_| !journal.is_closed()) {
             let account = state.accounts.entry(digest).or_default();
             account.reads += u64::from(question.method != Method::Head);
             account.misfortunes += u64::from(misfortune.is_some() || state.down.is_some());
