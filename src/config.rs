@@ -61,6 +61,10 @@ pub struct AdminConfig {
 pub struct CacheConfig {
     pub dir: PathBuf,
     pub max_size: MaxSize,
+    /// Bytes that may be missing of a blob which nobody reads, for it to be fetched all the same.
+    pub finish_unread: u64,
+    /// Zero: what is cached is never read again for its own sake.
+    pub verify_within: Duration,
 }
 
 /// How long answers are reused without asking (RFC 9111, section 4.2).
@@ -169,6 +173,8 @@ fn cache(mut section: SectionReader<'_>, environment: &[(String, String)]) -> Ca
     CacheConfig {
         dir: section.path("dir").map_or_else(|| cache_dir::usual(environment), |dir| dir.value),
         max_size: section.value("max_size", value::max_size),
+        finish_unread: section.value("finish_unread", value::bytes),
+        verify_within: section.value("verify_within", value::duration),
     }
 }
 

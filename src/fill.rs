@@ -7,6 +7,7 @@ mod error;
 mod extents;
 mod flight;
 mod lane;
+mod link;
 mod origin;
 mod plan;
 mod prefix;
@@ -20,6 +21,7 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use self::link::{Link, Links};
 use crate::oci::{Digest, RepositoryName, UpstreamName};
 use crate::store::Store;
 use crate::upstream::Origin;
@@ -40,8 +42,20 @@ const REFUSED_AFTER_BREAK: Duration = Duration::from_secs(5);
 /// For how long an upstream that sent wrong bytes is read over one connection only: what several bring in turns is harder to trust.
 const SUSPECT: Duration = Duration::from_secs(600);
 
+/// How long a content that nobody reads may take to be complete, in seconds, however large it is.
+const UNREAD_SECONDS: u64 = 60;
+
 /// How many contents are fetched at once; more wait for their turn. Each costs a descriptor, a connection and a buffer.
 const FILLS_AT_ONCE: usize = 256;
+
+/// What fills may use.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub lanes: Lanes,
+    /// A content that nobody reads any more is fetched to its end if no more than so many bytes are missing; else only if it takes
+    /// no longer than a minute.
+    pub unread_bytes: u64,
+}
 
 /// How many connections fills may have.
 #[derive(Clone, Copy, Debug)]
@@ -73,9 +87,9 @@ struct Shared {
     in_flight: Mutex<HashMap<Digest, Arc<Fill>>>,
     broken: Remembered<(UpstreamName, RepositoryName, Digest), FillError>,
     suspects: Remembered<UpstreamName, ()>,
-    lanes: Lanes,
+    limits: Limits,
     places: Arc<Semaphore>,
-    extra_lanes: Mutex<HashMap<UpstreamName, Arc<Semaphore>>>,
+    links: Links,
     observer: Arc<dyn Observer>,
 }
 
@@ -114,16 +128,16 @@ impl Source {
 }
 
 impl Fills {
-    pub fn new(store: Store, lanes: Lanes, observer: Arc<dyn Observer>) -> Self {
+    pub fn new(store: Store, limits: Limits, observer: Arc<dyn Observer>) -> Self {
         Self {
             shared: Arc::new(Shared {
                 store,
                 in_flight: Mutex::default(),
                 broken: Remembered::new(REFUSED_AFTER_BREAK, 4096),
                 suspects: Remembered::new(SUSPECT, 4096),
-                lanes,
+                limits,
                 places: Arc::new(Semaphore::new(FILLS_AT_ONCE)),
-                extra_lanes: Mutex::default(),
+                links: Links::new(limits.lanes.extra_per_upstream),
                 observer,
             }),
         }
@@ -174,28 +188,48 @@ impl Fills {
 
     /// How many connections a fill from `source` may have for speed, and how many for its readers.
     fn lanes_for(&self, source: &Source) -> (usize, usize) {
-        let Lanes { for_speed, for_readers, .. } = self.shared.lanes;
+        let Lanes { for_speed, for_readers, .. } = self.shared.limits.lanes;
         if self.shared.suspects.get(&source.upstream).is_some() { (1, 1) } else { (for_speed.max(1), for_readers.max(1)) }
     }
 
-    /// The right to one more connection than a fill has anyway, if there is one left.
-    fn extra_lane(&self, source: &Source) -> Option<OwnedSemaphorePermit> {
-        let mut upstreams = self.shared.extra_lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        let most = self.shared.lanes.extra_per_upstream;
-        let free = upstreams.entry(source.upstream.clone()).or_insert_with(|| Arc::new(Semaphore::new(most)));
-        Arc::clone(free).try_acquire_owned().ok()
+    fn link_to(&self, source: &Source) -> Arc<Link> {
+        self.shared.links.to(&source.upstream)
+    }
+
+    /// Ends `fill` if nobody has a hand on it but its driver, so that nobody can be reading it, and says so. Who asks for it from
+    /// now on hears of the end, and begins another one.
+    fn end_if_unread(&self, fill: &Fill) -> bool {
+        let in_flight = self.lock();
+        // One hand is the map's, one the driver's; others are given out under this lock only.
+        let is_unread = in_flight.get(fill.digest()).is_some_and(|held| Arc::strong_count(held) <= 2);
+        if is_unread {
+            fill.fail(FillError::Unread);
+        }
+        is_unread
+    }
+
+    /// Whether anybody but the driver has a hand on `fill`.
+    fn is_read(&self, fill: &Fill) -> bool {
+        self.lock().get(fill.digest()).is_none_or(|held| Arc::strong_count(held) > 2)
+    }
+
+    /// Whether a fill that nobody reads is to go on, with `rest` bytes to come at `rate` bytes a second.
+    fn is_worth_finishing(&self, rest: u64, rate: u64) -> bool {
+        rest <= self.shared.limits.unread_bytes.max(rate.saturating_mul(UNREAD_SECONDS))
     }
 
     /// Takes `fill` out of flight. Its content is at rest by now, or will not be.
     fn land(&self, fill: &Fill, error: Option<&FillError>) {
         // That there was no room is remembered as well: the next request need not find it out by asking the upstream in vain.
-        if let Some(error) = error.filter(|error| fill.has_begun() || error.is_local()) {
+        let recurring = error.filter(|error| error.is_likely_to_recur());
+        if let Some(error) = recurring.filter(|error| fill.has_begun() || error.is_local()) {
             self.shared.broken.insert(fill.source().key(*fill.digest()), error.clone());
         }
         if let Some(error) = error.filter(|error| error.is_integrity_failure()) {
             self.reject(fill.source(), error);
         }
         self.lock().remove(fill.digest());
+        fill.land();
         self.shared.observer.ended(fill.source(), error, fill.has_begun());
     }
 

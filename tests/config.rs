@@ -248,7 +248,7 @@ fn every_finding_names_its_place_and_says_what_to_write() {
             "./larder.toml:3:3: unknown key `max_sise` in [cache]; did you mean `max_size`?",
             NO_HINT,
         ),
-        ("[cache]\nzzz = 1", "./larder.toml:2:1: unknown key", "there is `dir` and `max_size`"),
+        ("[cache]\nzzz = 1", "./larder.toml:2:1: unknown key", "there is `dir`, `max_size`, `finish_unread` and `verify_within`"),
         (
             "max_size = \"1GB\"",
             "./larder.toml:1:1: unknown key `max_size` before the first table; did you mean `cache.max_size`?",
@@ -264,6 +264,11 @@ fn every_finding_names_its_place_and_says_what_to_write() {
             "addresses of their own",
         ),
         ("[cache]\nmax_size = 5", "./larder.toml:2:12: `cache.max_size` is a string, in quotes, not a whole number", NO_HINT),
+        (
+            "[cache]\nfinish_unread = \"50%\"",
+            "./larder.toml:2:17: `cache.finish_unread`: \"50%\" is a share where a size is meant, as in 50GB or 50GiB",
+            NO_HINT,
+        ),
         ("[cache]\nmax_size = \"50\"", "./larder.toml:2:12: `cache.max_size`: \"50\" lacks a unit", "50GB, 50GiB or 80%"),
         ("[freshness]\ntags = \"5 min\"", "./larder.toml:2:8: `freshness.tags`: \"5 min\" is no duration", "90s, 1h30m or 250ms"),
         ("[freshness]\nmissing = \"2m\"", "./larder.toml:2:11: `freshness.missing`: \"2m\" is longer than 60s", NO_HINT),

@@ -45,6 +45,10 @@ impl fill::Observer for FillCounts {
             None => self.0.fill_ended("stored"),
             // No failure of anybody: the access log says what was asked for and not there.
             Some(FillError::Upstream(UpstreamError::NotFound)) if !begun => self.0.fill_ended("not-found"),
+            Some(FillError::Unread) => {
+                tracing::info!(upstream, repository = %source.repository, "a large blob that nobody reads any more is left as it is");
+                self.0.fill_ended("unread");
+            }
             Some(error) if error.is_local() => {
                 tracing::warn!(upstream, repository = %source.repository, %error, "a blob could not be kept");
                 self.0.fill_ended("not-stored");

@@ -17,7 +17,7 @@ use super::banner::{self, Facts};
 use super::observers::{FillCounts, UpstreamCounts, levels, outcomes};
 use super::{BAD_CONFIG, environment, fail};
 use crate::config::{self, Config, MaxSize, UpstreamConfig};
-use crate::fill::{Fills, Lanes};
+use crate::fill::{Fills, Lanes, Limits};
 use crate::mirror::{Mirror, Timing, Upstream, Upstreams};
 use crate::server::{Listener, Registry as RegistryApi, Settings, admin_router, load_tls};
 use crate::store::{OsFileSystem, Store, StoreConfig};
@@ -49,7 +49,7 @@ pub(super) fn run(file: Option<&Path>) -> ExitCode {
     let served = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime").and_then(
         |runtime| {
             let served = runtime.block_on(serve(&config));
-            // Fills that are still under way are cut: what they have is fetched again.
+            // Fills that are still under way are cut: the next run goes on with what they have.
             runtime.shutdown_timeout(Duration::from_secs(1));
             served
         },
@@ -76,12 +76,16 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
         store.limit(store.stats().bytes.saturating_add(room(&config.cache.dir)?));
     }
     let max_bytes = store.stats().max_bytes;
+    if !config.cache.verify_within.is_zero() {
+        store.scrub(config.cache.verify_within).context("cannot verify what is cached")?;
+    }
     let lanes = Lanes {
         for_speed: config.limits.connections_per_blob.get(),
         for_readers: LANES_FOR_READERS,
         extra_per_upstream: EXTRA_LANES,
     };
-    let fills = Fills::new(store.clone(), lanes, Arc::new(FillCounts(Arc::clone(&metrics))));
+    let limits = Limits { lanes, unread_bytes: config.cache.finish_unread };
+    let fills = Fills::new(store.clone(), limits, Arc::new(FillCounts(Arc::clone(&metrics))));
     // A tag costs two questions at the most, and leaves a fifth of the time for serving what is cached instead.
     let patience = config.timeouts.answer.mul_f64(0.4);
     let timing = Timing { tags: config.freshness.tags, missing: config.freshness.missing, patience };

@@ -78,6 +78,14 @@ pub const KEYS: &[Key] = &[
 
     key(Named("cache"), "dir", Text, Computed, "The folder of the cache: by default the service manager's, else `larder` in the user's cache folder."),
     key(Named("cache"), "max_size", Text, Value("80%"), "The most the cache may hold: a size (50GB, 50GiB) or a share of the file system (80%)."),
+    key(
+        Named("cache"),
+        "finish_unread",
+        Text,
+        Value("1GiB"),
+        "A blob whose clients have all gone is fetched to its end if no more than this is missing, or it takes no more than a minute. Of others, what is there is kept for a day.",
+    ),
+    key(Named("cache"), "verify_within", Text, Value("30d"), "In which time all that is cached is read again and verified, a little at a time; 0s: never. What is wrong is dropped, and fetched again when it is asked for."),
 
     key(Named("freshness"), "tags", Text, Value("1m"), "How long a tag is served from the cache before the upstream is asked whether it moved."),
     key(Named("freshness"), "missing", Text, Value("30s"), "How long it is remembered that an upstream does not have something; at most 60s."),
@@ -94,8 +102,8 @@ pub const KEYS: &[Key] = &[
         Named("limits"),
         "connections_per_blob",
         Number,
-        Value("1"),
-        "Connections to an upstream over which one blob may be fetched, where each of them brings more.",
+        Value("4"),
+        "Connections to an upstream over which one blob may be fetched, as long as each of them makes it faster.",
     ),
 
     key(Named("timeouts"), "connect", Text, Value("5s"), "To reach an upstream: name resolution, TCP and TLS together."),

@@ -22,6 +22,8 @@ pub enum SizeError {
     TooLarge,
     #[error("leaves no room for anything")]
     Zero,
+    #[error("is a share where a size is meant, as in 50GB or 50GiB")]
+    Share,
 }
 
 /// From large to small. Units of 1000 are decimal (SI), units of 1024 binary (IEC 80000-13); case does not matter.
@@ -59,6 +61,16 @@ impl FromStr for MaxSize {
                 let (_, factor) = UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit)).ok_or(SizeError::Malformed)?;
                 number.checked_mul(*factor).map(Self::Bytes).ok_or(SizeError::TooLarge)
             }
+        }
+    }
+}
+
+impl MaxSize {
+    /// The bytes of a size that cannot be a share of anything.
+    pub(super) fn bytes(self) -> Result<u64, SizeError> {
+        match self {
+            Self::Bytes(bytes) => Ok(bytes),
+            Self::Share(_) => Err(SizeError::Share),
         }
     }
 }

@@ -84,6 +84,11 @@ pub(super) fn max_size(text: &str) -> Result<MaxSize, ValueError> {
     text.parse().map_err(|error| ValueError::Size { text: text.to_owned(), error })
 }
 
+pub(super) fn bytes(text: &str) -> Result<u64, ValueError> {
+    let bytes = text.parse::<MaxSize>().and_then(MaxSize::bytes);
+    bytes.map_err(|error| ValueError::Size { text: text.to_owned(), error })
+}
+
 pub(super) fn duration(text: &str) -> Result<Duration, ValueError> {
     duration::parse(text).map_err(|error| ValueError::Duration { text: text.to_owned(), error })
 }

@@ -1,5 +1,5 @@
-//! The task that drives a fill: opens its lanes, as many as are worth it and where readers wait, replaces those that break, and
-//! verifies and commits the content when all of it is there.
+//! The task that drives a fill: opens its lanes, as many as are worth it and where readers wait, replaces those that break, notes
+//! what has arrived, and verifies and commits the content when all of it is there.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,23 +8,27 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
-use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit};
+use tokio::sync::{Mutex, Notify};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::Fills;
 use super::error::FillError;
 use super::flight::Fill;
 use super::lane::{Ended, Lane, Site};
-use super::origin::{self, Opened};
+use super::link::{OpenLane, Trial};
+use super::origin::{self, Asking, Opened};
 use super::plan::{Allowance, LaneId, Opening};
 use super::prefix::Prefix;
-use super::tempo::{INTERVAL, Tempo};
+use super::tempo::{INTERVAL, INTERVALS_PER_SECOND, Sample, Tempo};
 use crate::store::StoreError;
 use crate::upstream::UpstreamError;
 use crate::util::{blocking, jitter};
 
-/// How many more times the upstream is asked after it failed, without one more byte having arrived.
+/// How many more times the upstream is asked after it failed, without [`PROGRESS`] between the failures.
 const TRIES_WITHOUT_PROGRESS: u32 = 3;
+
+/// How many bytes must have arrived since the last failure for the next one to be the first again.
+const PROGRESS: u64 = 256 << 10;
 
 /// The pause before the second try, doubled for each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -35,6 +39,13 @@ const SHORT_WAIT: Duration = Duration::from_secs(5);
 /// A lone connection that brings less than this in [`TRICKLE_TIME`] is replaced by a new one, once in a fill.
 const TRICKLE_BYTES: u64 = 64 << 10;
 const TRICKLE_TIME: Duration = Duration::from_secs(10);
+
+/// After how many more bytes it is noted which ones have arrived, if not after [`INTERVAL`]: what a kill costs at the most, with what
+/// arrives meanwhile.
+const NOTE_EVERY: u64 = 4 << 20;
+
+/// How long nobody must have read a content before it is given up: who lost a connection comes back within that time.
+const UNREAD_FOR: Duration = Duration::from_secs(10);
 
 /// Runs `fill` to its end and takes it out of flight.
 pub(super) async fn drive(fills: Fills, fill: Arc<Fill>, expected_size: Option<u64>) {
@@ -67,34 +78,85 @@ async fn run(fills: &Fills, fill: &Fill, expected_size: Option<u64>) -> Result<(
     }
     // Who waits here for longer than a client does is fetched all the same, for the next one.
     let _place = fills.place().await;
+    let resumed = fills.store().resume(*fill.digest(), expected_size).await;
+    let mut size = expected_size;
+    if let Some((_, map)) = &resumed {
+        tracing::info!(
+            blob.digest = %fill.digest(), size_bytes = map.size, arrived_bytes = map.bytes(),
+            "going on with what an earlier fill has left"
+        );
+        fill.restore(map);
+        size = Some(map.size);
+    }
+    let ranges = resumed.is_some();
+    let opening = fill.next_lane(Allowance { lanes: 1, wanted: 1, ranges }).expect("what is not complete needs a lane");
     let mut tries = Tries::default();
-    let first = open_first(fills, fill, expected_size, &mut tries).await?;
-    let ingest = fills.store().begin(*fill.digest(), first.size).await?;
+    let first = match open_first(fills, fill, &opening, size, &mut tries).await {
+        // The size that is wrong may be the one that the earlier fill was told.
+        Err(error) if error.is_integrity_failure() => {
+            if let Some((ingest, _)) = resumed {
+                ingest.discard();
+            }
+            return Err(error);
+        }
+        first => first?,
+    };
+    let is_resumed = resumed.is_some();
+    let ingest = match resumed {
+        Some((ingest, _)) => ingest,
+        None => fills.store().begin(*fill.digest(), first.size).await?,
+    };
     let site = Site {
         fill,
         file: ingest.file(),
+        writer: ingest.writer(),
         prefix: Arc::new(Prefix::new(fill.digest().algorithm())),
+        link: fills.link_to(fill.source()),
         ingest: Mutex::new(ingest),
         size: first.size,
         store: fills.store().clone(),
     };
     fill.begin(first.size, Arc::clone(&site.file));
-    let size = Driver::new(fills, &site, tries).run(first).await?;
-
-    let actual = site.prefix.digest();
-    if actual != *fill.digest() {
-        return Err(FillError::WrongDigest { actual });
+    let outcome = Driver::new(fills, &site, tries).run(opening, first).await.and_then(|size| match site.prefix.digest() {
+        actual if actual == *fill.digest() => Ok(size),
+        _ if is_resumed => Err(FillError::BadPart),
+        actual => Err(FillError::WrongDigest { actual }),
+    });
+    let Site { ingest, writer, .. } = site;
+    drop(writer);
+    let ingest = ingest.into_inner();
+    match outcome {
+        Ok(size) => {
+            fill.verify(size);
+            ingest.commit(size).await?;
+            Ok(())
+        }
+        Err(error) => {
+            match fill.map().filter(|_| error.leaves_a_part()) {
+                Some(map) => ingest.note(map).await,
+                None => ingest.discard(),
+            }
+            Err(error)
+        }
     }
-    fill.verify(size);
-    site.ingest.into_inner().commit(size).await?;
-    Ok(())
 }
 
-/// Asks for the content until there is an answer or the tries are used up.
-async fn open_first(fills: &Fills, fill: &Fill, size: Option<u64>, tries: &mut Tries) -> Result<Opened, FillError> {
+/// Asks for the first lane's share until there is an answer or the tries are used up.
+async fn open_first(
+    fills: &Fills,
+    fill: &Fill,
+    opening: &Opening,
+    size: Option<u64>,
+    tries: &mut Tries,
+) -> Result<Opened, FillError> {
     let mut has_waited = false;
+    let mut asking = Asking::ForRanges;
     loop {
-        match origin::open(fill.source(), fill.digest(), 0..u64::MAX, size).await {
+        match origin::open(fill.source(), fill.digest(), opening.share.clone(), size, asking).await {
+            // It knows the content, as another one or not at all by its parts.
+            Err(FillError::Upstream(UpstreamError::RangeNotSatisfiable)) if asking == Asking::ForRanges => {
+                asking = Asking::ForTheWhole;
+            }
             // Whoever waits for the first byte has a deadline: what took long once is not tried again before it.
             Err(FillError::Upstream(error)) if error.is_transient() && !matches!(error, UpstreamError::Timeout { .. }) => {
                 tokio::time::sleep(tries.pause(error)?).await;
@@ -118,21 +180,27 @@ struct Driver<'a> {
     fills: &'a Fills,
     site: &'a Site<'a>,
     lanes: FuturesUnordered<BoxFuture<'a, (LaneId, Result<Ended, FillError>)>>,
-    /// Of each open lane: how to tell it that its share has become smaller, and its place among those beyond the first.
-    open: BTreeMap<LaneId, (Arc<Notify>, Option<OwnedSemaphorePermit>)>,
+    /// Of each open lane, in the order of their opening: how to tell it that its share has become smaller, and what it counts as.
+    open: BTreeMap<LaneId, (Arc<Notify>, OpenLane)>,
     tempo: Tempo,
+    trial: Option<Trial>,
     for_readers: usize,
-    /// Whether the upstream can be asked for parts.
+    /// Whether the upstream can be asked for parts, and how it is asked.
     ranges: bool,
+    asking: Asking,
     tries: Tries,
     /// What had arrived at the last failure.
     arrived_at_failure: u64,
     /// No lane is opened before.
     resting_until: Option<Instant>,
     hashing: Option<BoxFuture<'a, Result<(), FillError>>>,
+    noting: Option<BoxFuture<'a, ()>>,
+    noted: u64,
     ticks: Interval,
     arrived_at_tick: u64,
+    link_at_tick: u64,
     trickle: Trickle,
+    unread_since: Option<Instant>,
 }
 
 /// Watches for a connection that is alive and useless.
@@ -145,6 +213,7 @@ struct Trickle {
 impl<'a> Driver<'a> {
     fn new(fills: &'a Fills, site: &'a Site<'a>, tries: Tries) -> Self {
         let (for_speed, for_readers) = fills.lanes_for(site.fill.source());
+        let arrived = site.fill.arrived_bytes();
         let mut ticks = tokio::time::interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
@@ -153,30 +222,46 @@ impl<'a> Driver<'a> {
             lanes: FuturesUnordered::new(),
             open: BTreeMap::new(),
             tempo: Tempo::new(for_speed),
+            trial: None,
             for_readers,
             ranges: true,
+            asking: Asking::ForRanges,
             tries,
-            arrived_at_failure: 0,
+            arrived_at_failure: arrived,
             resting_until: None,
             hashing: None,
+            noting: None,
+            noted: arrived,
             ticks,
-            arrived_at_tick: 0,
-            trickle: Trickle { since: Instant::now(), arrived: 0, replaced: false },
+            arrived_at_tick: arrived,
+            link_at_tick: site.link.received(),
+            trickle: Trickle { since: Instant::now(), arrived, replaced: false },
+            unread_since: None,
         }
     }
 
-    /// Runs until all has arrived and is hashed; gives the size. `first` is the body of the first lane.
-    async fn run(mut self, first: Opened) -> Result<u64, FillError> {
-        let fill = self.site.fill;
-        let opening = fill.next_lane(Allowance { lanes: 1, wanted: 1, ranges: false });
-        if let Some(opening) = opening {
-            let stop = Arc::new(Notify::new());
-            let lane = Lane::new(self.site, &opening, Arc::clone(&stop)).receive(first.body);
-            self.lanes.push(lane.map(move |end| (opening.lane, end)).boxed());
-            self.open.insert(opening.lane, (stop, None));
+    /// Runs until all has arrived and is hashed; gives the size. `first` is what the upstream has answered to the first opening.
+    async fn run(mut self, opening: Opening, first: Opened) -> Result<u64, FillError> {
+        let stop = Arc::new(Notify::new());
+        let lane = Lane::new(self.site, &opening, Arc::clone(&stop)).receive(first.body);
+        self.lanes.push(lane.map(move |end| (opening.lane, end)).boxed());
+        self.open.insert(opening.lane, (stop, self.site.link.first()));
+        // Asked for the rest, it sends the whole: there will be no parts.
+        self.ranges = !(first.is_whole && opening.share.start > 0);
+
+        let outcome = self.bring_all().await;
+        // A note that comes late would undo the one after it.
+        if let Some(noting) = self.noting.take() {
+            noting.await;
         }
+        outcome
+    }
+
+    async fn bring_all(&mut self) -> Result<u64, FillError> {
+        let fill = self.site.fill;
         loop {
             self.catch_up();
+            self.note(NOTE_EVERY);
             if let Some(size) = fill.complete()
                 && self.site.prefix.position() == size
             {
@@ -192,7 +277,10 @@ impl<'a> Driver<'a> {
                     self.hashing = None;
                     hashed?;
                 }
-                _ = self.ticks.tick() => self.tick(),
+                () = async { self.noting.as_mut().expect("the branch is for when there is one").await }, if self.noting.is_some() => {
+                    self.noting = None;
+                }
+                _ = self.ticks.tick() => self.tick()?,
                 () = tokio::time::sleep_until(resting_until), if self.resting_until.is_some() => self.resting_until = None,
                 () = fill.attention() => {}
             }
@@ -216,25 +304,39 @@ impl<'a> Driver<'a> {
         self.hashing = Some(hashing.boxed());
     }
 
+    /// Notes what has arrived, if it is so much more than the last time, for whoever comes after a kill.
+    fn note(&mut self, at_least: u64) {
+        let fill = self.site.fill;
+        if self.noting.is_some() || fill.arrived_bytes() < self.noted + at_least {
+            return;
+        }
+        if let Some(map) = fill.map() {
+            self.noted = map.bytes();
+            let ingest = &self.site.ingest;
+            self.noting = Some(async move { ingest.lock().await.note(map).await }.boxed());
+        }
+    }
+
     fn open_lanes(&mut self) {
-        let source = self.site.fill.source();
         while self.resting_until.is_none() {
-            // The first lane is every fill's right; the others share what their upstream is asked at once.
-            let permit = if self.open.is_empty() { None } else { self.fills.extra_lane(source) };
-            let most = self.open.len() + usize::from(self.open.is_empty() || permit.is_some());
+            let link = &self.site.link;
+            let permit = if self.open.is_empty() { Some(link.first()) } else { link.further() };
+            let most = self.open.len() + usize::from(permit.is_some());
             let lanes = self.tempo.lanes().min(most);
             let wanted = self.for_readers.min(most);
             let Some(opening) = self.site.fill.next_lane(Allowance { lanes, wanted, ranges: self.ranges }) else { return };
+            // One that opens in another's place gets its permit when that has ended, if not before: for a moment there is one more.
+            let permit = permit.unwrap_or_else(|| link.first());
             self.open_lane(opening, permit);
         }
     }
 
-    fn open_lane(&mut self, opening: Opening, permit: Option<OwnedSemaphorePermit>) {
+    fn open_lane(&mut self, opening: Opening, permit: OpenLane) {
         if let Some((stop, _)) = opening.instead_of.and_then(|lane| self.open.get(&lane)) {
             stop.notify_one();
         }
         let stop = Arc::new(Notify::new());
-        let lane = Lane::new(self.site, &opening, Arc::clone(&stop)).run(self.open.is_empty());
+        let lane = Lane::new(self.site, &opening, Arc::clone(&stop)).run(self.asking, self.open.is_empty());
         let id = opening.lane;
         self.lanes.push(lane.map(move |end| (id, end)).boxed());
         self.open.insert(id, (stop, permit));
@@ -253,16 +355,24 @@ impl<'a> Driver<'a> {
                 Ok(())
             }
             Err(FillError::Upstream(error)) if error.is_transient() => {
-                if arrived > self.arrived_at_failure {
+                if arrived >= self.arrived_at_failure + PROGRESS {
                     self.tries = Tries::default();
+                    self.arrived_at_failure = arrived;
                 }
-                self.arrived_at_failure = arrived;
                 tracing::info!(
                     blob.digest = %fill.digest(), upstream = %fill.source().upstream, arrived_bytes = arrived, %error,
                     "an upstream body ended early; asking for the rest"
                 );
                 self.tempo.retreat();
                 self.resting_until = Some(Instant::now() + self.tries.pause(error)?);
+                self.fills.resumed(fill);
+                Ok(())
+            }
+            // It answered for the whole before: one more time, then.
+            Err(FillError::Upstream(UpstreamError::RangeNotSatisfiable)) if self.asking == Asking::ForRanges => {
+                self.asking = Asking::ForTheWhole;
+                self.ranges = false;
+                self.tempo.retreat();
                 self.fills.resumed(fill);
                 Ok(())
             }
@@ -277,12 +387,48 @@ impl<'a> Driver<'a> {
         }
     }
 
-    fn tick(&mut self) {
-        let fill = self.site.fill;
-        let arrived = fill.arrived_bytes();
-        self.tempo.interval(arrived - self.arrived_at_tick);
-        self.arrived_at_tick = arrived;
+    fn tick(&mut self) -> Result<(), FillError> {
+        let arrived = self.site.fill.arrived_bytes();
+        let received = self.site.link.received();
+        let (bytes, of_link) = (arrived - self.arrived_at_tick, received - self.link_at_tick);
+        (self.arrived_at_tick, self.link_at_tick) = (arrived, received);
+        let rest = self.site.size.map_or(0, |size| size - arrived);
 
+        self.set_tempo(Sample { bytes, of_link, lanes_of_link: self.site.link.lanes(), rest, may_try: false });
+        self.note(1);
+        self.look_for_trickle(arrived);
+        self.look_for_readers(bytes, rest)
+    }
+
+    fn set_tempo(&mut self, sample: Sample) {
+        let trial = self.trial.take().or_else(|| self.site.link.try_trial());
+        let lanes = self.tempo.lanes();
+        self.tempo.interval(Sample { may_try: trial.is_some(), ..sample });
+        self.trial = trial.filter(|_| self.tempo.is_trying());
+        // What brings nothing is closed at once: the youngest first, for they have the least behind them.
+        let surplus = lanes.saturating_sub(self.tempo.lanes());
+        for (lane, (stop, _)) in self.open.iter().rev().take(surplus.min(self.open.len().saturating_sub(1))) {
+            self.site.fill.curtail_lane(*lane);
+            stop.notify_one();
+        }
+    }
+
+    /// Ends the fill when nobody has read it for a while and it is too large to be fetched for nobody.
+    fn look_for_readers(&mut self, bytes: u64, rest: u64) -> Result<(), FillError> {
+        let rate = bytes.saturating_mul(INTERVALS_PER_SECOND);
+        if self.fills.is_read(self.site.fill) || self.fills.is_worth_finishing(rest, rate) {
+            self.unread_since = None;
+            return Ok(());
+        }
+        let since = *self.unread_since.get_or_insert_with(Instant::now);
+        if since.elapsed() >= UNREAD_FOR && self.fills.end_if_unread(self.site.fill) {
+            return Err(FillError::Unread);
+        }
+        Ok(())
+    }
+
+    fn look_for_trickle(&mut self, arrived: u64) {
+        let fill = self.site.fill;
         let trickle = &mut self.trickle;
         if trickle.since.elapsed() < TRICKLE_TIME {
             return;

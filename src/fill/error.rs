@@ -19,6 +19,12 @@ pub enum FillError {
     /// The disk failed while the content arrived.
     #[error("the cache's disk failed: {0}")]
     Disk(String),
+    /// What an earlier fill had left of it is damaged: the next fill begins anew.
+    #[error("what was kept of it is damaged")]
+    BadPart,
+    /// Nobody reads it any more, and it is too large to be fetched for nobody.
+    #[error("nobody reads it any more")]
+    Unread,
     /// The task that drove the fill ended without a word: a defect of ours.
     #[error("the fill was abandoned")]
     Abandoned,
@@ -28,6 +34,16 @@ impl FillError {
     /// Whether the upstream sent something other than what was asked for.
     pub fn is_integrity_failure(&self) -> bool {
         matches!(self, Self::WrongDigest { .. } | Self::WrongSize { .. })
+    }
+
+    /// Whether what has arrived can be gone on with by another fill.
+    pub(super) fn leaves_a_part(&self) -> bool {
+        matches!(self, Self::Upstream(_) | Self::Unread)
+    }
+
+    /// Whether the next fill is likely to fail in the same way, so that it is not worth beginning for a moment.
+    pub(super) fn is_likely_to_recur(&self) -> bool {
+        !matches!(self, Self::BadPart | Self::Unread)
     }
 
     /// Whether the cache rather than the upstream is the cause, so that the content can still pass through.

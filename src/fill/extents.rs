@@ -28,6 +28,17 @@ impl Extents {
         self.0.get(next).filter(|have| have.start <= position).map_or(position, |have| have.end)
     }
 
+    /// The beginning of the unbroken run of bytes that ends right before `position`; `position` itself if that byte is not there.
+    pub(super) fn start_of_run(&self, position: u64) -> u64 {
+        let before = self.0.partition_point(|have| have.start < position);
+        before.checked_sub(1).map(|at| &self.0[at]).filter(|have| have.end >= position).map_or(position, |have| have.start)
+    }
+
+    /// The ranges, in ascending order.
+    pub(super) fn ranges(&self) -> &[Range<u64>] {
+        &self.0
+    }
+
     /// How many bytes are in it.
     pub(super) fn bytes(&self) -> u64 {
         self.0.iter().map(|range| range.end - range.start).sum()
@@ -69,6 +80,8 @@ mod tests {
             }
             let end = (position..).find(|at| !model[*at as usize]).unwrap_or(position);
             prop_assert_eq!(extents.end_of_run(position), end);
+            let start = (0..position).rev().find(|at| !model[*at as usize]).map_or(0, |at| at + 1);
+            prop_assert_eq!(extents.start_of_run(position), start);
             prop_assert!(extents.0.windows(2).all(|pair| pair[0].end < pair[1].start));
             prop_assert!(extents.0.iter().all(|range| range.start < range.end));
         }

@@ -9,7 +9,7 @@ use super::error::FillError;
 use super::plan::{Allowance, LaneId, Opening, Plan};
 use super::{Source, WITHHELD_TAIL};
 use crate::oci::Digest;
-use crate::store::{Content, StoredFile};
+use crate::store::{Content, PartMap, StoredFile};
 
 /// One content in flight. Its driver is the only writer; readers wait for the bytes that they need.
 pub struct Fill {
@@ -29,6 +29,8 @@ struct State {
     /// The part that content arrives in, from [`Phase::Arriving`] on.
     file: Option<Arc<dyn StoredFile>>,
     plan: Plan,
+    /// It is not in flight any more: another fill of the same content can begin.
+    landed: bool,
 }
 
 enum Phase {
@@ -58,7 +60,7 @@ pub(super) enum Progress {
 
 impl Fill {
     pub(super) fn new(digest: Digest, source: Source) -> Self {
-        let state = State { phase: Phase::Opening, is_answered: false, file: None, plan: Plan::default() };
+        let state = State { phase: Phase::Opening, is_answered: false, file: None, plan: Plan::default(), landed: false };
         Self { digest, source, state: Mutex::new(state), changed: Notify::new(), attention: Notify::new() }
     }
 
@@ -104,6 +106,11 @@ impl Fill {
         .await
     }
 
+    /// Waits until another fill of the same content can begin.
+    pub async fn landed(&self) {
+        self.wait(|state| state.landed.then_some(())).await;
+    }
+
     /// Whether the upstream answered with a body, so that clients may have been sent some of it.
     pub(super) fn has_begun(&self) -> bool {
         match &self.lock().phase {
@@ -132,6 +139,21 @@ impl Fill {
     }
 
     // --- for the driver and its lanes ---
+
+    /// An earlier fill has left this. Only before [`Fill::begin`].
+    pub(super) fn restore(&self, map: &PartMap) {
+        self.lock().plan.restore(map.size, map.extents.iter().cloned());
+    }
+
+    /// What has arrived, once the size is known.
+    pub(super) fn map(&self) -> Option<PartMap> {
+        let state = self.lock();
+        Some(PartMap { size: state.plan.size()?, extents: state.plan.arrived().to_vec() })
+    }
+
+    pub(super) fn land(&self) {
+        self.change(|state| state.landed = true);
+    }
 
     pub(super) fn begin(&self, size: Option<u64>, file: Arc<dyn StoredFile>) {
         self.change(|state| {

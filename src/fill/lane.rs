@@ -11,10 +11,11 @@ use tokio::task::{JoinError, JoinHandle};
 
 use super::error::FillError;
 use super::flight::Fill;
-use super::origin::{self, Opened};
+use super::link::Link;
+use super::origin::{self, Asking, Opened};
 use super::plan::{LaneId, Opening};
 use super::prefix::Prefix;
-use crate::store::{Ingest, Store, StoredFile};
+use crate::store::{Ingest, PartWriter, Store, StoredFile};
 use crate::upstream::{Body, UpstreamError};
 use crate::util::blocking;
 
@@ -25,7 +26,9 @@ const BATCH: usize = 512 << 10;
 pub(super) struct Site<'a> {
     pub(super) fill: &'a Fill,
     pub(super) file: Arc<dyn StoredFile>,
+    pub(super) writer: PartWriter,
     pub(super) prefix: Arc<Prefix>,
+    pub(super) link: Arc<Link>,
     /// Grows while the size is not known. There is one lane then.
     pub(super) ingest: Mutex<Ingest>,
     pub(super) size: Option<u64>,
@@ -69,9 +72,9 @@ impl<'a> Lane<'a> {
     }
 
     /// Runs to the end of the share. `alone` says that no other lane is open.
-    pub(super) async fn run(self, alone: bool) -> Result<Ended, FillError> {
+    pub(super) async fn run(self, asking: Asking, alone: bool) -> Result<Ended, FillError> {
         let fill = self.site.fill;
-        let opened = origin::open(fill.source(), fill.digest(), self.taken..self.asked, self.site.size);
+        let opened = origin::open(fill.source(), fill.digest(), self.taken..self.asked, self.site.size, asking);
         let Opened { body, is_whole, .. } = tokio::select! {
             biased;
             () = self.stopped() => return Ok(Ended::Done),
@@ -155,12 +158,12 @@ impl<'a> Lane<'a> {
         if self.site.size.is_none() {
             self.site.ingest.lock().await.reserve(self.taken).await?;
         }
-        let (file, prefix) = (Arc::clone(&self.site.file), Arc::clone(&self.site.prefix));
+        let (writer, prefix) = (self.site.writer.clone(), Arc::clone(&self.site.prefix));
         let range = self.taken - batch.len as u64..self.taken;
         self.writing = Some(blocking(move || {
             let mut position = range.start;
             for chunk in &batch.chunks {
-                file.write_all_at(chunk, position)?;
+                writer.write_all_at(chunk, position)?;
                 prefix.feed(position, chunk);
                 position += chunk.len() as u64;
             }
@@ -179,6 +182,7 @@ impl<'a> Lane<'a> {
     fn written(&self, result: Result<io::Result<std::ops::Range<u64>>, JoinError>) -> Result<(), FillError> {
         match result {
             Ok(Ok(range)) => {
+                self.site.link.receive(range.end - range.start);
                 self.site.fill.arrive(self.id, range);
                 Ok(())
             }

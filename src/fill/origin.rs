@@ -21,16 +21,32 @@ pub(super) struct Opened {
     pub(super) is_whole: bool,
 }
 
+/// How an upstream is asked for a part of a content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asking {
+    /// With `Range`.
+    ForRanges,
+    /// For the whole: it has refused a range that it must have.
+    ForTheWhole,
+}
+
 /// Asks `source` for `share` of the bytes of `digest`; one that ends at `u64::MAX` goes to the end. `size` is the whole's size as
 /// known so far.
 ///
 /// # Errors
 /// What the upstream said instead; [`FillError::WrongSize`] if it knows another size than the expected one.
-pub(super) async fn open(source: &Source, digest: &Digest, share: Range<u64>, size: Option<u64>) -> Result<Opened, FillError> {
+pub(super) async fn open(
+    source: &Source,
+    digest: &Digest,
+    share: Range<u64>,
+    size: Option<u64>,
+    asking: Asking,
+) -> Result<Opened, FillError> {
     let to_the_end = share.end == u64::MAX || Some(share.end) == size;
-    let method = match share.start {
-        0 if to_the_end => Method::Get,
-        first => Method::GetRange { first, last: (!to_the_end).then(|| share.end - 1) },
+    let method = match (share.start, asking) {
+        (_, Asking::ForTheWhole) => Method::Get,
+        (0, _) if to_the_end => Method::Get,
+        (first, _) => Method::GetRange { first, last: (!to_the_end).then(|| share.end - 1) },
     };
     let question = Question { repository: source.repository.clone(), target: Target::Blob(*digest), method };
     let Answer { head, body } = source.origin.ask(question).await?;

@@ -9,6 +9,10 @@ use super::extents::Extents;
 /// A lane that will be at a wanted byte within so many bytes is waited for; another connection would not be there much sooner.
 const NEAR: u64 = 2 << 20;
 
+/// What a lane that a reader waits for brings at least, and all that a seek costs if the reader leaves at once. Where a reader goes
+/// on, each next lane brings as much as those before it together.
+const PIECE: u64 = 4 << 20;
+
 /// The least that is worth a connection of its own, when nobody waits for it.
 const WORTHWHILE: u64 = 4 << 20;
 
@@ -68,6 +72,23 @@ impl Plan {
         for lane in &mut self.lanes {
             lane.end = lane.end.min(size);
         }
+    }
+
+    /// An earlier fill has left these bytes of a content of that size. The last byte is asked for in any case: to give it is the
+    /// upstream's word that it has the content.
+    pub(super) fn restore(&mut self, size: u64, extents: impl IntoIterator<Item = Range<u64>>) {
+        self.tell_size(size);
+        let all_but_last = size.saturating_sub(1);
+        extents.into_iter().for_each(|extent| self.arrived.insert(extent.start.min(all_but_last)..extent.end.min(all_but_last)));
+    }
+
+    pub(super) fn size(&self) -> Option<u64> {
+        self.size
+    }
+
+    /// What has arrived.
+    pub(super) fn arrived(&self) -> &[Range<u64>] {
+        self.arrived.ranges()
     }
 
     /// The end of the unbroken run of arrived bytes that begins at `position`.
@@ -138,30 +159,32 @@ impl Plan {
             return None;
         }
         if !allowance.ranges || self.size.is_none() {
-            return self.lanes.is_empty().then(|| self.open(self.arrived.end_of_run(0), None));
+            return self.lanes.is_empty().then(|| self.open(self.arrived.end_of_run(0), u64::MAX, None));
         }
         let unmet = self.wanted.keys().copied().find(|position| !self.is_soon(*position));
         if let Some(position) = unmet {
+            let most = PIECE.max(position - self.arrived.start_of_run(position));
             if self.lanes.len() < allowance.wanted.max(1) {
-                return Some(self.open(position, None));
+                return Some(self.open(position, most, None));
             }
             if let Some(idle) = self.lanes.iter().find(|lane| !self.is_wanted(lane)).map(|lane| lane.id) {
                 self.curtail(idle);
-                return Some(self.open(position, Some(idle)));
+                return Some(self.open(position, most, Some(idle)));
             }
         }
         if self.lanes.len() >= allowance.lanes.max(1) {
             return None;
         }
         let begin = self.first_gap().or_else(|| self.middle_of_largest())?;
-        Some(self.open(begin, None))
+        Some(self.open(begin, u64::MAX, None))
     }
 
-    fn open(&mut self, begin: u64, instead_of: Option<LaneId>) -> Opening {
+    /// Opens a lane that begins at `begin` and brings `most` bytes, or less where others bring the rest or it is there.
+    fn open(&mut self, begin: u64, most: u64, instead_of: Option<LaneId>) -> Opening {
         let size = self.size.unwrap_or(u64::MAX);
         let next_arrived = self.arrived.next_after(begin).unwrap_or(size);
         let next_lane = self.lanes.iter().map(|lane| lane.written).filter(|written| *written > begin).min().unwrap_or(size);
-        let share = begin..size.min(next_arrived).min(next_lane);
+        let share = begin..size.min(next_arrived).min(next_lane).min(begin.saturating_add(most));
         // Whoever had these bytes before them as its share stops there.
         for lane in self.lanes.iter_mut().filter(|lane| lane.written <= begin && begin < lane.end) {
             lane.end = begin.max(lane.taken);
@@ -257,13 +280,46 @@ mod tests {
         assert!(!plan.want(MB), "the first lane is nearly there");
         assert_eq!(plan.next(allow(1, 2)), None);
         assert!(plan.want(50 * MB));
-        assert_eq!(plan.next(allow(1, 2)).unwrap().share, 50 * MB..100 * MB);
+        let second = plan.next(allow(1, 2)).unwrap();
+        assert_eq!(second.share, 50 * MB..54 * MB);
         assert_eq!(plan.end_of_share(first.lane), 50 * MB);
         // No third lane: the one that nobody waits for gives way.
-        assert!(plan.want(90 * MB));
+        assert!(plan.want(97 * MB));
         plan.unwant(MB);
         let third = plan.next(allow(1, 2)).unwrap();
-        assert_eq!((third.share, third.instead_of), (90 * MB..100 * MB, Some(first.lane)));
+        assert_eq!((third.share, third.instead_of), (97 * MB..100 * MB, Some(first.lane)));
+    }
+
+    #[test]
+    fn a_reader_that_goes_on_gets_ever_larger_pieces() {
+        let mut plan = plan(100 * MB);
+        let first = plan.next(allow(1, 2)).unwrap();
+        let mut position = 20 * MB;
+        for piece in [4, 4, 8, 16, 32, 16] {
+            plan.want(position);
+            let opening = plan.next(allow(1, 2)).unwrap();
+            assert_eq!(opening.share, position..position + piece * MB);
+            plan.unwant(position);
+            plan.take(opening.lane, opening.share.end);
+            plan.arrive(opening.lane, opening.share.clone());
+            plan.close(opening.lane);
+            position = opening.share.end;
+        }
+        assert_eq!(plan.end_of_share(first.lane), 20 * MB);
+    }
+
+    #[test]
+    fn what_an_earlier_fill_left_is_not_asked_for_but_for_the_last_byte() {
+        let mut restored = Plan::default();
+        restored.restore(100 * MB, [0..30 * MB, 50 * MB..60 * MB]);
+        assert_eq!(restored.next(allow(1, 1)).unwrap().share, 30 * MB..50 * MB);
+        assert_eq!((restored.end_of_run(0), restored.arrived_bytes()), (30 * MB, 40 * MB));
+        let mut restored = Plan::default();
+        restored.restore(100, Some(0..100));
+        assert_eq!(restored.next(allow(1, 1)).unwrap().share, 99..100);
+        let mut restored = Plan::default();
+        restored.restore(1, Some(0..1));
+        assert_eq!(restored.next(allow(1, 1)).unwrap().share, 0..1);
     }
 
     #[test]

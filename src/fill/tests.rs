@@ -10,7 +10,7 @@ use futures::{FutureExt, StreamExt, stream};
 use tokio::sync::Semaphore;
 
 use super::*;
-use crate::store::{OsFileSystem, StoreConfig};
+use crate::store::{OsFileSystem, PartMap, StoreConfig};
 use crate::upstream::{Answer, ContentRange, Head, Method, Question, UpstreamError};
 use crate::util::SystemClock;
 
@@ -37,6 +37,7 @@ struct Counts {
     joined: AtomicUsize,
     resumed: AtomicUsize,
     ended: AtomicUsize,
+    rejected: AtomicUsize,
 }
 
 struct Bed {
@@ -82,7 +83,9 @@ impl Observer for Counts {
         self.ended.fetch_add(1, Ordering::SeqCst);
     }
 
-    fn rejected(&self, _: &Source, _: &FillError) {}
+    fn rejected(&self, _: &Source, _: &FillError) {
+        self.rejected.fetch_add(1, Ordering::SeqCst);
+    }
 
     fn resumed(&self, _: &Source) {
         self.resumed.fetch_add(1, Ordering::SeqCst);
@@ -100,7 +103,11 @@ impl Bed {
         let store = Store::open(config, Arc::new(OsFileSystem), Arc::new(SystemClock)).unwrap();
         let counts = Arc::new(Counts::default());
         let observer: Arc<dyn Observer> = Arc::<Counts>::clone(&counts);
-        let fills = Fills::new(store.clone(), Lanes { for_speed: 1, for_readers: 1, extra_per_upstream: 0 }, observer);
+        let fills = Fills::new(
+            store.clone(),
+            Limits { lanes: Lanes { for_speed: 1, for_readers: 1, extra_per_upstream: 0 }, unread_bytes: 1 << 30 },
+            observer,
+        );
         let permits = Arc::new(Semaphore::new(0));
         let origin = Arc::new(Scripted { scripts: Mutex::new(scripts.into()), asked: Mutex::default(), permits });
         let source = Source {
@@ -123,14 +130,19 @@ impl Bed {
         }
     }
 
-    /// A part is removed on a thread of its own.
-    async fn until_nothing_is_reserved(&self) {
+    fn fills_with(&self, unread_bytes: u64) -> Fills {
+        let lanes = Lanes { for_speed: 1, for_readers: 1, extra_per_upstream: 0 };
+        Fills::new(self.store.clone(), Limits { lanes, unread_bytes }, Arc::clone(&self.counts) as Arc<dyn Observer>)
+    }
+
+    /// A part is removed, or kept, on a thread of its own.
+    async fn until_reserved(&self, bytes: usize) {
         let waiting = async {
-            while self.store.stats().reserved > 0 {
+            while self.store.stats().reserved != bytes as u64 {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(10), waiting).await.expect("the reservation is given back");
+        tokio::time::timeout(Duration::from_secs(10), waiting).await.expect("what is not needed is given back");
     }
 
     async fn until_landed(&self) {
@@ -141,6 +153,9 @@ impl Bed {
 }
 
 const CHUNK: usize = 50_000;
+
+/// Longer than a content goes on without a reader.
+const UNREAD_LONG: Duration = Duration::from_secs(15);
 
 fn content(chunks: usize) -> Bytes {
     (0..chunks * CHUNK).map(|at| u8::try_from(at * 31 % 251).unwrap()).collect::<Vec<_>>().into()
@@ -157,6 +172,11 @@ fn body(content: &Bytes, from: usize, cut_after: Option<usize>) -> Script {
         chunks.push(None);
     }
     Script::Body { head, chunks }
+}
+
+/// Of a content of that size, the first `len` bytes are there.
+fn beginning(size: usize, len: usize) -> PartMap {
+    PartMap { size: size as u64, extents: std::iter::once(0..len as u64).collect() }
 }
 
 async fn read(fill: &Arc<Fill>) -> (Vec<u8>, Option<FillError>) {
@@ -271,7 +291,105 @@ async fn an_upstream_that_stays_broken_is_given_up() {
     let (got, error) = read(&fill).await;
     assert!(got.len() <= CHUNK && matches!(error, Some(FillError::Upstream(UpstreamError::Broken { .. }))), "{error:?}");
     bed.until_landed().await;
-    bed.until_nothing_is_reserved().await;
+    bed.until_reserved(CHUNK).await;
+    let (_, map) = bed.store.resume(*fill.digest(), None).await.expect("what has arrived is kept");
+    assert_eq!(map, beginning(content.len(), CHUNK));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_left_of_a_fill_is_gone_on_with() {
+    let content = content(6);
+    let cut = |from, chunks| body(&content, from * CHUNK, Some(chunks));
+    let bed = Bed::new(vec![cut(0, 2), cut(2, 0), cut(2, 0), cut(2, 0), body(&content, 2 * CHUNK, None)]);
+    let digest = Digest::sha256(&content);
+    bed.permit(100);
+    let fill = bed.begin(digest);
+    assert!(read(&fill).await.1.is_some());
+    bed.until_landed().await;
+    bed.until_reserved(2 * CHUNK).await;
+    tokio::time::sleep(REFUSED_AFTER_BREAK).await;
+    assert_eq!(read(&bed.begin(digest)).await.0, content);
+    bed.until_landed().await;
+    assert_eq!(bed.store.get(&digest).await.unwrap().size, content.len() as u64);
+    assert_eq!(bed.origin.asked.lock().unwrap().last(), Some(&Method::GetRange { first: 2 * CHUNK as u64, last: None }));
+    bed.until_reserved(0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_part_that_is_damaged_is_nobodys_fault_and_is_not_tried_again() {
+    let content = content(6);
+    let bed = Bed::new(vec![body(&content, 2 * CHUNK, None), body(&content, 0, None)]);
+    let digest = Digest::sha256(&content);
+    let size = content.len() as u64;
+    let ingest = bed.store.begin(digest, Some(size)).await.unwrap();
+    ingest.writer().write_all_at(&vec![7; 2 * CHUNK], 0).unwrap();
+    ingest.note(beginning(content.len(), 2 * CHUNK)).await;
+    drop(ingest);
+    bed.until_reserved(2 * CHUNK).await;
+    bed.permit(100);
+    let (got, error) = read(&bed.begin(digest)).await;
+    assert!(got.len() as u64 <= size - WITHHELD_TAIL && matches!(error, Some(FillError::BadPart)), "{error:?}");
+    bed.until_landed().await;
+    bed.until_reserved(0).await;
+    assert_eq!(bed.counts.rejected.load(Ordering::SeqCst), 0);
+    assert_eq!(read(&bed.begin(digest)).await.0, content, "the next one begins at once, and anew");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upstream_that_refuses_a_range_is_asked_for_the_whole() {
+    let content = content(4);
+    let bed =
+        Bed::new(vec![body(&content, 0, Some(1)), Script::Fail(UpstreamError::RangeNotSatisfiable), body(&content, 0, None)]);
+    let fill = bed.begin(Digest::sha256(&content));
+    bed.permit(100);
+    assert_eq!(read(&fill).await.0, content);
+    let from = |chunks: usize| Method::GetRange { first: (chunks * CHUNK) as u64, last: None };
+    assert_eq!(*bed.origin.asked.lock().unwrap(), [Method::Get, from(1), Method::Get]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_large_content_that_nobody_reads_is_left_and_gone_on_with() {
+    let content = content(8);
+    // A connection that brings nothing for long is replaced, once in each fill.
+    let bodies = [0, 3, 3, 5].map(|chunks| body(&content, chunks * CHUNK, None));
+    let mut bed = Bed::new(bodies.into());
+    bed.fills = bed.fills_with(3 * CHUNK as u64);
+    let digest = Digest::sha256(&content);
+    let fill = bed.begin(digest);
+    let reader = tokio::spawn(async move { read(&fill).await });
+    bed.permit(3);
+    tokio::time::sleep(UNREAD_LONG).await;
+    assert_eq!(bed.fills.count(), 1, "somebody reads it");
+    reader.abort();
+    tokio::time::sleep(UNREAD_LONG).await;
+    assert_eq!(bed.fills.count(), 0);
+    bed.until_reserved(3 * CHUNK).await;
+    // What is nearly complete goes on.
+    let fill = bed.begin(digest);
+    bed.permit(2);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    drop(fill);
+    tokio::time::sleep(UNREAD_LONG).await;
+    assert_eq!(bed.fills.count(), 1);
+    bed.permit(3);
+    bed.until_landed().await;
+    assert_eq!(bed.store.get(&digest).await.unwrap().size, content.len() as u64);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_trickles_is_replaced_once_and_then_accepted() {
+    let content = content(6);
+    let bed = Bed::new(vec![body(&content, 0, None), body(&content, 3 * CHUNK, None)]);
+    let fill = bed.begin(Digest::sha256(&content));
+    let reader = tokio::spawn(async move { read(&fill).await });
+    // A chunk in eight seconds is less than 64 KiB in ten.
+    for _ in 0..20 {
+        bed.permit(1);
+        tokio::time::sleep(Duration::from_secs(8)).await;
+    }
+    assert!(reader.await.unwrap().0 == content);
+    let asked = bed.origin.asked.lock().unwrap().clone();
+    assert!(matches!(asked[..], [Method::Get, Method::GetRange { .. }]), "{asked:?}");
 }
 
 #[tokio::test]

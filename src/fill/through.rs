@@ -9,7 +9,7 @@ use futures::stream;
 use futures::{StreamExt, TryStreamExt};
 
 use super::error::FillError;
-use super::origin::{self, Opened};
+use super::origin::{self, Asking, Opened};
 use super::{ByteStream, Source, WITHHELD_TAIL};
 use crate::oci::{Digest, Hasher};
 use crate::upstream::{Body, UpstreamError};
@@ -29,7 +29,7 @@ impl Through {
     /// # Errors
     /// What the upstream said instead, or that its size is not the expected one.
     pub async fn open(source: Source, digest: Digest, expected_size: Option<u64>) -> Result<Self, FillError> {
-        let Opened { size, body, .. } = origin::open(&source, &digest, 0..u64::MAX, expected_size).await?;
+        let Opened { size, body, .. } = origin::open(&source, &digest, 0..u64::MAX, expected_size, Asking::ForRanges).await?;
         Ok(Self { source, digest, size, body: Mutex::new(Some(body)) })
     }
 
@@ -68,7 +68,7 @@ impl Through {
                 Some(body) if position == 0 => Ok(body),
                 _ => {
                     let share = position..u64::MAX;
-                    origin::open(&self.source, &self.digest, share, self.size).await.map(|opened| opened.body)
+                    origin::open(&self.source, &self.digest, share, self.size, Asking::ForRanges).await.map(|opened| opened.body)
                 }
             }
         };

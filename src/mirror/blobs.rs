@@ -8,7 +8,7 @@ use crate::fill::{FillError, Joined, Readable, Shelved, Source, Through};
 use crate::oci::Digest;
 use crate::store::{Content, Kind};
 
-/// How many failed fills of other repositories a request joins before it is told so.
+/// How many fills that fail for reasons which are not its own a request joins before it is told so.
 const FOREIGN_FILLS: usize = 8;
 
 /// A blob that can be read.
@@ -108,12 +108,14 @@ impl Mirror {
                     return Ok(BlobAnswer { content: Readable::InFlight(fill), lookup: Lookup::of(outcome) });
                 }
                 Err(error) if error.is_local() => return self.pass_through(place, key, access.size(), &error).await,
+                // It ended in the moment in which we came.
+                Err(FillError::Unread) => fill.landed().await,
                 // Another repository's failure says nothing about ours.
                 Err(_) if !of_this_place => {}
                 Err(error) => return Err(self.fill_error(key, error)),
             }
         }
-        Err(MirrorError::Cache("the fills of other repositories that it joined have failed".to_owned()))
+        Err(MirrorError::Cache("the fills that it joined have failed".to_owned()))
     }
 
     /// The blob straight from the upstream, because the cache cannot keep it.

@@ -115,7 +115,7 @@ pub(super) fn mirror(store: Store, schedule: &Schedule, registry: &Registry, clo
         official_namespace: None,
         origin: Arc::new(SimulatedOrigin { registry: registry.clone(), fresh: schedule.fresh }),
     });
-    let fills = Fills::new(store.clone(), schedule.lanes, Arc::new(Unobserved));
+    let fills = Fills::new(store.clone(), schedule.limits, Arc::new(Unobserved));
     let upstreams = Upstreams::new(vec![Arc::clone(&upstream)], Arc::clone(&upstream));
     // How long an absence is remembered goes by a clock that is not simulated: not at all.
     let timing = Timing { tags: schedule.fresh, missing: Duration::ZERO, patience: PATIENCE };

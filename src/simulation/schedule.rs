@@ -8,7 +8,7 @@ use super::dice::Dice;
 use super::disk::{Stop, Trouble};
 use super::library::{IMAGES, LIBRARY, SMALL_IMAGES};
 use super::registry::Network;
-use crate::fill::Lanes;
+use crate::fill::{Lanes, Limits};
 use crate::oci::{Digest, RepositoryName, Tag};
 
 /// A budget that all content of the world fits into several times.
@@ -17,7 +17,7 @@ const ROOMY: u64 = 1 << 30;
 #[derive(Debug)]
 pub(super) struct Schedule {
     pub(super) network: Network,
-    pub(super) lanes: Lanes,
+    pub(super) limits: Limits,
     /// For how long a tag is fresh.
     pub(super) fresh: Duration,
     pub(super) max_bytes: u64,
@@ -103,10 +103,13 @@ impl Schedule {
                 tells_digests: !dice.one_in(5),
                 misfortunes: rough_network.then(|| *dice.pick(&[2, 4, 10])),
             },
-            lanes: Lanes {
-                for_speed: *dice.pick(&[1, 1, 4]),
-                for_readers: *dice.pick(&[1, 2, 4]),
-                extra_per_upstream: *dice.pick(&[0, 4, 64]),
+            limits: Limits {
+                lanes: Lanes {
+                    for_speed: *dice.pick(&[1, 1, 4]),
+                    for_readers: *dice.pick(&[1, 2, 4]),
+                    extra_per_upstream: *dice.pick(&[0, 4, 64]),
+                },
+                unread_bytes: *dice.pick(&[0, 50_000, 64 << 20]),
             },
             fresh: Duration::from_secs(*dice.pick(&[1, 30, 300])),
             max_bytes: if is_tight { dice.within(1000..600_000) } else { ROOMY },

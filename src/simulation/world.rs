@@ -1,6 +1,6 @@
 //! One schedule, run from its first start to its last stop, with the judgements that need to see all of it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,14 +11,14 @@ use tokio::time::{sleep, timeout};
 use super::client::{Manner, Site, Visit};
 use super::clock::SimulatedClock;
 use super::dice::Dice;
-use super::disk::{Disk, Mount, Trouble};
+use super::disk::{Disk, Mount, Stop, Trouble};
 use super::journal::Journal;
 use super::library::{LIBRARY, short};
 use super::machine::{self, Home};
 use super::registry::Registry;
 use super::schedule::{End, Run, Schedule, Tagging};
 use crate::oci::{Algorithm, Digest, Reference};
-use crate::store::Store;
+use crate::store::{PartMap, Store};
 use crate::util::simulated::Simulated;
 
 /// After this, nothing is remembered any more of what went wrong: neither by the mirror nor by the fills.
@@ -46,7 +46,7 @@ pub(super) fn run(seed: u64, keeps_events: bool) -> Report {
     let registry = Registry::new(schedule.network.clone(), &schedule.holdings, dice.fork(), journal.clone());
     let disk = Disk::new(dice.fork(), Arc::clone(&clock), journal.clone());
     let mut world =
-        World { dice, schedule, clock, journal: journal.clone(), registry, disk, home: Home::new(), has_failed: false, at_rest: HashSet::new() };
+        World { dice, schedule, clock, journal: journal.clone(), registry, disk, home: Home::new(), has_failed: false, at_rest: HashSet::new(), parts: HashMap::new() };
     for tagging in world.schedule.tags.clone() {
         world.tag(&tagging);
     }
@@ -66,6 +66,17 @@ struct World {
     has_failed: bool,
     /// The blobs that were at rest at the last start.
     at_rest: HashSet<Digest>,
+    /// What there was of others.
+    parts: HashMap<Digest, Part>,
+}
+
+/// What an earlier run has left of a content.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    /// How much of it is there for certain; all that is there, if the power has not failed since.
+    bytes: u64,
+    /// Some of what is said to be there may not be.
+    may_be_damaged: bool,
 }
 
 /// What is to come after a run's clients are done.
@@ -117,6 +128,7 @@ impl World {
         self.journal.note(format_args!("the catalog: {fate:?}"));
         self.disk.settle(stop);
         self.check_disk();
+        self.look_at_parts(stop);
     }
 
     async fn operate(&self, run: &Run, after: After) {
@@ -332,12 +344,19 @@ impl World {
             // A manifest is asked for once by each repository that wants it; a blob may be asked for in parts, each of which may
             // end in the middle of what the connection brings at a time.
             let is_manifest = LIBRARY.image(&digest).is_some();
-            let most = match is_manifest {
-                true => size * self.schedule.holdings.len() as u64,
-                false => size + account.reads.saturating_sub(1) * self.registry.largest_chunk(),
+            let part = self.parts.get(&digest);
+            let most = match part {
+                _ if is_manifest => size * self.schedule.holdings.len() as u64,
+                None => size,
+                // What turns out not to hash to its name is dropped, and read again.
+                Some(part) if part.may_be_damaged => 2 * size,
+                Some(part) => size - part.bytes,
             };
-            if account.misfortunes == 0 && account.bytes > most {
-                self.journal.violation(format_args!("P4: {name} of {size} bytes was read more than once: {account:?}"));
+            let waste = if is_manifest { 0 } else { account.reads.saturating_sub(1) * self.registry.largest_chunk() };
+            if account.misfortunes == 0 && account.bytes > most + waste {
+                self.journal.violation(format_args!(
+                    "P4: {name} of {size} bytes was read more than once: {account:?}, after {part:?}"
+                ));
             }
         }
     }
@@ -354,6 +373,25 @@ impl World {
                 Some(digest) if LIBRARY.image(&digest).is_none() => drop(self.at_rest.insert(digest)),
                 Some(_) => {}
                 None => self.journal.violation(format_args!("P1: {} is not what its name says: {} bytes", path.display(), bytes.len())),
+            }
+        }
+    }
+
+    /// P2: what had arrived when the machine stopped is not read again. Notes how much that is.
+    fn look_at_parts(&mut self, stop: Stop) {
+        self.parts.clear();
+        for (path, bytes) in self.disk.files("ingest") {
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            let Some((hex, "map")) = name.split_once('.').map(|(hex, rest)| (hex, rest.rsplit('.').next().unwrap_or_default())) else {
+                continue;
+            };
+            let digest = self.everything().into_iter().find(|digest| digest.hex() == hex);
+            let map = serde_json::from_slice::<PartMap>(&bytes).ok();
+            let has_part = self.disk.files("ingest").iter().any(|(other, _)| *other == path.with_extension("part"));
+            if let (Some(digest), Some(map)) = (digest, map.filter(|_| has_part)) {
+                let part = self.parts.entry(digest).or_insert(Part { bytes: 0, may_be_damaged: false });
+                part.bytes = part.bytes.max(map.bytes());
+                part.may_be_damaged |= stop == Stop::PowerLoss;
             }
         }
     }

@@ -6,4 +6,5 @@ mod conformance;
 mod crash;
 mod faults;
 mod parts;
+mod scrub;
 mod support;

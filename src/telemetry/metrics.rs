@@ -213,7 +213,7 @@ impl Metrics {
         for status in STATUSES.iter().filter(|status| !matches!(**status, "429" | "failed")) {
             let _ = self.responses.get_or_create(&Labels([("status", (*status).into())]));
         }
-        for result in ["stored", "not-stored", "not-found", "failed"] {
+        for result in ["stored", "not-stored", "not-found", "unread", "failed"] {
             let _ = self.fills_ended.get_or_create(&Labels([("result", result.into())]));
         }
         for upstream in upstreams {

@@ -1,6 +1,8 @@
 //! The HTTP clients of one upstream, and which of them goes where. A client is a pool of connections with one set of rules: none of
 //! them follows a redirect, decodes a body or keeps a cookie.
 
+use std::time::Duration;
+
 use http::Uri;
 use hyper_util::client::proxy::matcher::Matcher;
 use reqwest::{Client, ClientBuilder};
@@ -11,6 +13,10 @@ use super::error::BuildError;
 use super::redirect::{Hop, Reach};
 use super::settings::RegistryConfig;
 use super::tls;
+
+/// How many connections to one host wait for the next request, and for how long: what comes in bursts is over soon.
+const IDLE_CONNECTIONS: usize = 4;
+const IDLE: Duration = Duration::from_secs(30);
 
 /// One client for each kind of traffic.
 pub(super) struct Clients {
@@ -72,6 +78,8 @@ fn base(config: &RegistryConfig) -> ClientBuilder {
         .no_zstd()
         .no_deflate()
         .connect_timeout(config.connect_timeout)
+        .pool_max_idle_per_host(IDLE_CONNECTIONS)
+        .pool_idle_timeout(IDLE)
         .user_agent(config.user_agent.as_str())
 }
 

@@ -14,6 +14,7 @@ mod lanes;
 mod lifecycle;
 mod outage;
 mod ranges;
+mod resumption;
 mod secrets;
 mod sharing;
 mod support;

@@ -9,7 +9,7 @@ use super::support::*;
 const SMALL: usize = 1 << 20;
 
 async fn open(home: &Home, max_bytes: usize) -> Store {
-    let store = home.try_open(max_bytes as u64, Arc::new(OsFileSystem)).unwrap();
+    let store = home.open_on(max_bytes as u64, Arc::new(OsFileSystem));
     settled(&store).await;
     store
 }

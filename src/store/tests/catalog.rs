@@ -367,7 +367,7 @@ async fn what_is_asked_for_before_the_walk_gets_there_is_found() {
     fs::remove_file(home.path("catalog.sqlite")).unwrap();
 
     let gate = Arc::new(Gate::default());
-    let store = home.try_open(ROOMY, Arc::new(GatedFs(Arc::clone(&gate)))).unwrap();
+    let store = home.open_on(ROOMY, Arc::new(GatedFs(Arc::clone(&gate))));
     for image in &images {
         image.assert_known(&store, TagRecord::NEVER).await;
     }

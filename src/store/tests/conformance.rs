@@ -214,7 +214,7 @@ async fn one_store_per_folder() {
 #[tokio::test]
 async fn reserving_follows_the_content() {
     let home = Home::new();
-    let store = home.try_open(40 << 20, Arc::new(OsFileSystem)).unwrap();
+    let store = home.open_on(40 << 20, Arc::new(OsFileSystem));
     let mut ingest = store.begin(Digest::sha256(b"x"), None).await.unwrap();
     assert_eq!(store.stats().reserved, 16 << 20);
     ingest.reserve(16 << 20).await.unwrap();

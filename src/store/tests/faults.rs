@@ -98,7 +98,7 @@ async fn what_cannot_be_evicted_stays_counted_and_the_next_goes_instead() {
         home.prepare().await;
         let fs = FaultFs::one(fails);
         let count = Arc::clone(&fs.count);
-        let store = home.try_open(10_000, Arc::new(fs)).unwrap();
+        let store = home.open_on(10_000, Arc::new(fs));
         settled(&store).await;
         let old = [bytes(1, 4000), bytes(2, 4000)];
         for content in &old {

@@ -8,8 +8,8 @@ use super::support::*;
 
 const SIZE: u64 = 100_000;
 
-fn map(extents: &[Range<u64>]) -> PartMap {
-    PartMap { size: SIZE, extents: extents.to_vec() }
+fn map(extents: impl IntoIterator<Item = Range<u64>>) -> PartMap {
+    PartMap { size: SIZE, extents: extents.into_iter().collect() }
 }
 
 /// Files are as old as they say, and the clock of a test stands in 2001.
@@ -21,7 +21,7 @@ fn today() -> i64 {
 async fn leave(store: &Store, content: &[u8], written: usize) {
     let ingest = store.begin(Digest::sha256(content), Some(content.len() as u64)).await.unwrap();
     ingest.writer().write_all_at(&content[..written], 0).unwrap();
-    ingest.note(PartMap { size: content.len() as u64, extents: vec![0..written as u64] }).await;
+    ingest.note(PartMap { size: content.len() as u64, extents: Some(0..written as u64).into_iter().collect() }).await;
 }
 
 async fn settled_at(store: &Store, reserved: u64) {
@@ -39,10 +39,10 @@ async fn a_part_is_gone_on_with_in_the_same_run_and_in_the_next_one() {
     settled_at(&store, 40_000).await;
 
     let (ingest, found) = store.resume(digest, Some(SIZE)).await.expect("it was kept");
-    assert_eq!((found, store.stats().reserved), (map(&[0..40_000]), SIZE));
+    assert_eq!((found, store.stats().reserved), (map(Some(0..40_000)), SIZE));
     // Out of order, as several connections bring it.
     ingest.writer().write_all_at(&content[80_000..], 80_000).unwrap();
-    ingest.note(map(&[0..40_000, 80_000..SIZE])).await;
+    ingest.note(map([0..40_000, 80_000..SIZE])).await;
     drop(ingest);
     settled_at(&store, SIZE).await;
     drop(store);
@@ -51,7 +51,7 @@ async fn a_part_is_gone_on_with_in_the_same_run_and_in_the_next_one() {
     let store = home.open_and_walk().await;
     assert_eq!(store.stats().reserved, SIZE, "what is kept is in the budget");
     let (ingest, found) = store.resume(digest, None).await.expect("it outlives the process");
-    assert_eq!(found, map(&[0..40_000, 80_000..SIZE]));
+    assert_eq!(found, map([0..40_000, 80_000..SIZE]));
     assert!(store.resume(digest, None).await.is_none(), "one takes it up");
     ingest.writer().write_all_at(&content[40_000..80_000], 40_000).unwrap();
     ingest.commit(SIZE).await.unwrap();
@@ -76,12 +76,12 @@ async fn what_is_not_noted_or_not_wanted_is_not_kept() {
     nothing_is_left().await;
     let ingest = begin().await;
     write(&ingest, &content).unwrap();
-    ingest.note(map(&[0..SIZE])).await;
+    ingest.note(map(Some(0..SIZE))).await;
     ingest.discard();
     nothing_is_left().await;
     // More was noted than there is.
     let ingest = begin().await;
-    ingest.note(map(&[0..SIZE])).await;
+    ingest.note(map(Some(0..SIZE))).await;
     drop(ingest);
     nothing_is_left().await;
     // The content is of another size, as a manifest says.
@@ -99,7 +99,7 @@ async fn a_part_that_may_still_be_written_to_is_not_taken_up() {
     let ingest = store.begin(Digest::sha256(&content), Some(SIZE)).await.unwrap();
     let straggler = ingest.writer();
     straggler.write_all_at(&content[..1000], 0).unwrap();
-    ingest.note(map(&[0..1000])).await;
+    ingest.note(map(Some(0..1000))).await;
     drop(ingest);
     settled_at(&store, 1000).await;
     assert!(store.resume(Digest::sha256(&content), None).await.is_none());
@@ -146,7 +146,7 @@ async fn maps_that_were_damaged_and_parts_that_are_old_go_at_the_next_start() {
 async fn kept_parts_give_way_to_content() {
     let home = Home::new();
     home.prepare().await;
-    let store = home.try_open(1_000_000, Arc::new(OsFileSystem)).unwrap();
+    let store = home.open_on(1_000_000, Arc::new(OsFileSystem));
     settled(&store).await;
     let old = bytes(20, 400_000);
     drop(put(&store, &old).await.unwrap());
@@ -176,12 +176,12 @@ async fn whichever_step_fails_what_is_resumed_is_what_was_written() {
         if let Ok(ingest) = store.begin(digest, Some(SIZE)).await {
             let written = ingest.writer().write_all_at(&content[..50_000], 0);
             if written.is_ok() {
-                ingest.note(map(&[0..50_000])).await;
+                ingest.note(map(Some(0..50_000))).await;
             }
         }
         eventually("the part is kept or gone", || matches!(store.stats().reserved, 0 | 50_000)).await;
         if let Some((ingest, found)) = store.resume(digest, Some(SIZE)).await {
-            assert_eq!(found, map(&[0..50_000]), "step {fails}");
+            assert_eq!(found, map(Some(0..50_000)), "step {fails}");
             if ingest.writer().write_all_at(&content[50_000..], 50_000).is_ok() {
                 let _ = ingest.commit(SIZE).await;
             }
@@ -193,7 +193,7 @@ async fn whichever_step_fails_what_is_resumed_is_what_was_written() {
         closed(&home).await;
         let store = home.open_and_walk().await;
         if let Some((ingest, found)) = store.resume(digest, Some(SIZE)).await {
-            assert_eq!(found, map(&[0..50_000]), "step {fails}");
+            assert_eq!(found, map(Some(0..50_000)), "step {fails}");
             ingest.discard();
         }
         eventually("nothing is left", || store.stats().reserved == 0 && home.in_flight() == 0).await;

@@ -39,8 +39,19 @@ impl Home {
         Store::open(config, fs, Arc::clone(&self.clock) as Arc<dyn Clock>)
     }
 
+    /// Another test that starts a process holds, for the moment between `fork` and `exec`, whatever locks this one has given back.
+    pub(super) fn open_on(&self, max_bytes: u64, fs: Arc<dyn FileSystem>) -> Store {
+        let begun = Instant::now();
+        loop {
+            match self.try_open(max_bytes, Arc::clone(&fs)) {
+                Err(OpenError::InUse { .. }) if begun.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(2)),
+                opened => return opened.unwrap(),
+            }
+        }
+    }
+
     pub(super) fn open(&self) -> Store {
-        self.try_open(ROOMY, Arc::new(OsFileSystem)).unwrap()
+        self.open_on(ROOMY, Arc::new(OsFileSystem))
     }
 
     /// Opens the store and waits until its catalog agrees with the folder.
@@ -53,7 +64,7 @@ impl Home {
     /// Opens the store on a file system that fails; its operations are counted from now on.
     pub(super) async fn open_faulty(&self, fs: FaultFs) -> Store {
         let count = Arc::clone(&fs.count);
-        let store = self.try_open(ROOMY, Arc::new(fs)).unwrap();
+        let store = self.open_on(ROOMY, Arc::new(fs));
         settled(&store).await;
         count.store(0, Ordering::SeqCst);
         store

@@ -1,0 +1,122 @@
+//! What the fills of one upstream share: the connections that they may have beyond the first of each, and the measure of what all
+//! of them bring, so that none takes from the others what it seems to gain.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::oci::UpstreamName;
+
+/// One upstream, as the fills that read from it see it.
+pub(super) struct Link {
+    received: AtomicU64,
+    lanes: AtomicUsize,
+    trial: AtomicBool,
+    extra: Arc<Semaphore>,
+}
+
+/// A connection that counts, until it is dropped.
+pub(super) struct OpenLane {
+    link: Arc<Link>,
+    _extra: Option<OwnedSemaphorePermit>,
+}
+
+/// The right to find out whether more connections bring more. One fill of an upstream has it at a time: two at once would each
+/// take the other's doing for its own.
+pub(super) struct Trial(Arc<Link>);
+
+/// The links to all upstreams that fills have read from.
+pub(super) struct Links {
+    links: Mutex<HashMap<UpstreamName, Arc<Link>>>,
+    extra_per_upstream: usize,
+}
+
+impl Links {
+    pub(super) fn new(extra_per_upstream: usize) -> Self {
+        Self { links: Mutex::default(), extra_per_upstream }
+    }
+
+    pub(super) fn to(&self, upstream: &UpstreamName) -> Arc<Link> {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let link = links.entry(upstream.clone()).or_insert_with(|| Arc::new(Link::new(self.extra_per_upstream)));
+        Arc::clone(link)
+    }
+}
+
+impl Link {
+    fn new(extra: usize) -> Self {
+        let (received, lanes, trial) = (AtomicU64::new(0), AtomicUsize::new(0), AtomicBool::new(false));
+        Self { received, lanes, trial, extra: Arc::new(Semaphore::new(extra)) }
+    }
+
+    /// Notes that `bytes` more have arrived.
+    pub(super) fn receive(&self, bytes: u64) {
+        self.received.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// How many bytes have arrived so far.
+    pub(super) fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// How many connections are open.
+    pub(super) fn lanes(&self) -> usize {
+        self.lanes.load(Ordering::Relaxed)
+    }
+
+    /// A fill's first connection, which is its right.
+    pub(super) fn first(self: &Arc<Self>) -> OpenLane {
+        self.open(None)
+    }
+
+    /// A further connection, if there is one left.
+    pub(super) fn further(self: &Arc<Self>) -> Option<OpenLane> {
+        let extra = Arc::clone(&self.extra).try_acquire_owned().ok()?;
+        Some(self.open(Some(extra)))
+    }
+
+    pub(super) fn try_trial(self: &Arc<Self>) -> Option<Trial> {
+        let is_free = self.trial.compare_exchange(false, true, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        is_free.then(|| Trial(Arc::clone(self)))
+    }
+
+    fn open(self: &Arc<Self>, extra: Option<OwnedSemaphorePermit>) -> OpenLane {
+        self.lanes.fetch_add(1, Ordering::Relaxed);
+        OpenLane { link: Arc::clone(self), _extra: extra }
+    }
+}
+
+impl Drop for OpenLane {
+    fn drop(&mut self) {
+        self.link.lanes.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        self.0.trial.store(false, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn further_connections_and_trials_are_given_back() {
+        let links = Links::new(1);
+        let upstream = "docker.io".parse().unwrap();
+        let link = links.to(&upstream);
+        let (first, further) = (link.first(), link.further());
+        assert!(further.is_some() && link.further().is_none());
+        assert_eq!(links.to(&upstream).lanes(), 2);
+        drop((first, further));
+        assert!(link.lanes() == 0 && link.further().is_some());
+        let trial = link.try_trial();
+        assert!(trial.is_some() && links.to(&upstream).try_trial().is_none());
+        drop(trial);
+        assert!(link.try_trial().is_some());
+    }
+}
