@@ -3,7 +3,7 @@
 //!
 //! A file's bytes are durable once `sync_data` has returned; of what was written since, each page may be on the disk, or as it was
 //! before, or zero, and the file may be shorter. A name is durable once its folder was synced; of the changes since, each may have
-//! been made or not, whatever the order in which they were asked for (a rename as a whole). That is what ALICE (Pillai and others,
+//! been made or not, in whatever order (but those of one name in theirs, and a rename as a whole). That is what ALICE (Pillai and others,
 //! OSDI 2014) calls the abstract persistence model of a file system without ordering, and is less than ext4 or XFS promise.
 
 mod file;
@@ -283,36 +283,44 @@ impl State {
         Ok(())
     }
 
-    /// Makes the changes durable that concern `folder`, in their order.
-    fn sync_folder(&mut self, folder: &Path) {
-        for change in std::mem::take(&mut self.changes) {
-            if change.concerns(folder) { change.apply(&mut self.durable_names) } else { self.changes.push(change) }
+    /// Makes the changes of names durable that `is_kept` says, and what has been done to the same names before. Gives the others.
+    fn make_durable(&mut self, mut is_kept: impl FnMut(&NameChange, &mut Dice) -> bool) -> Vec<NameChange> {
+        let mut names = BTreeSet::new();
+        let (mut kept, mut others) = (Vec::new(), Vec::new());
+        for change in std::mem::take(&mut self.changes).into_iter().rev() {
+            if is_kept(&change, &mut self.dice) || change.names().iter().any(|name| names.contains(*name)) {
+                names.extend(change.names().into_iter().map(Path::to_owned));
+                kept.push(change);
+            } else {
+                others.push(change);
+            }
         }
+        kept.into_iter().rev().for_each(|change| change.apply(&mut self.durable_names));
+        others.reverse();
+        others
+    }
+
+    fn sync_folder(&mut self, folder: &Path) {
+        self.changes = self.make_durable(|change, _| change.names().iter().any(|name| name.parent() == Some(folder)));
     }
 
     fn lose_what_was_not_durable(&mut self) {
         // Mostly some of it is lost; all or nothing often enough to be seen alone.
         let (kept, of) = *self.dice.pick(&[(0, 1), (1, 1), (1, 2), (3, 4), (1, 4)]);
-        let mut names = std::mem::take(&mut self.durable_names);
-        for change in std::mem::take(&mut self.changes) {
-            if self.dice.within(0..of) < kept {
-                change.apply(&mut names);
-            }
-        }
+        self.make_durable(|_, dice| dice.within(0..of) < kept);
+        let names = self.durable_names.clone();
         for inode in names.values() {
             inode.lock().unwrap_or_else(PoisonError::into_inner).lose_what_was_not_durable(&mut self.dice);
         }
-        self.durable_names = names.clone();
         self.names = names;
     }
 }
 
 impl NameChange {
-    fn concerns(&self, folder: &Path) -> bool {
-        let lies_in = |path: &Path| path.parent() == Some(folder);
+    fn names(&self) -> Vec<&Path> {
         match self {
-            Self::Link(path, _) | Self::Unlink(path) => lies_in(path),
-            Self::Rename(from, to, _) => lies_in(from) || lies_in(to),
+            Self::Link(path, _) | Self::Unlink(path) => vec![path],
+            Self::Rename(from, to, _) => vec![from, to],
         }
     }
 

@@ -337,7 +337,7 @@ impl World {
         }
         for (digest, account) in accounts {
             let name = short(&digest);
-            if self.at_rest.contains(&digest) && account.reads > 0 {
+            if self.at_rest.contains(&digest) && account.bytes > 0 {
                 self.journal.violation(format_args!("P4: {name} is at rest and was read again: {account:?}"));
             }
             let size = LIBRARY.bytes(&digest).map_or(0, |bytes| bytes.len() as u64);
