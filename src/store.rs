@@ -79,7 +79,7 @@ pub struct Content {
 }
 
 /// Numbers of a store, for metrics. Counts begin when it is opened.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoreStats {
     /// Bytes of content at rest. May be too low while `walking`.
     pub bytes: u64,

@@ -14,11 +14,11 @@ use tokio::sync::watch;
 use tracing::level_filters::LevelFilter;
 
 use super::banner::{self, Facts};
-use super::observers::{FillCounts, UpstreamCounts, levels, outcomes};
+use super::observers::{FillCounts, PrefetchCounts, UpstreamCounts, levels, outcomes, prefetch_outcomes};
 use super::{BAD_CONFIG, environment, fail};
 use crate::config::{self, Config, MaxSize, UpstreamConfig};
 use crate::fill::{Fills, Lanes, Limits};
-use crate::mirror::{Mirror, Timing, Upstream, Upstreams};
+use crate::mirror::{Mirror, PrefetchObserver, Timing, Upstream, Upstreams};
 use crate::server::{Listener, Registry as RegistryApi, Settings, admin_router, load_tls};
 use crate::store::{OsFileSystem, Store, StoreConfig};
 use crate::telemetry::{LogFormat, Metrics, init_logging};
@@ -62,7 +62,7 @@ pub(super) fn run(file: Option<&Path>) -> ExitCode {
 
 async fn serve(config: &Config) -> anyhow::Result<()> {
     let names = config.upstreams.iter().map(|upstream| upstream.name.as_str());
-    let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"), names, &outcomes()));
+    let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"), names, &outcomes(), &prefetch_outcomes()));
     let upstreams = upstreams(config, &metrics)?;
     let clock = Arc::new(SystemClock);
     let max_bytes = max_bytes(config)?;
@@ -89,7 +89,8 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     // A tag costs two questions at the most, and leaves a fifth of the time for serving what is cached instead.
     let patience = config.timeouts.answer.mul_f64(0.4);
     let timing = Timing { tags: config.freshness.tags, missing: config.freshness.missing, patience };
-    let mirror = Mirror::new(upstreams, store, fills, clock, timing);
+    let prefetch = config.cache.prefetch.then(|| Arc::new(PrefetchCounts(Arc::clone(&metrics))) as Arc<dyn PrefetchObserver>);
+    let mirror = Mirror::new(upstreams, store, fills, clock, timing, prefetch);
 
     let tls = config.tls.as_ref().map(|tls| load_tls(&tls.cert, &tls.key)).transpose().context("cannot serve TLS")?;
     let api = RegistryApi::new(mirror.clone(), Arc::clone(&metrics), config.timeouts.answer);

@@ -100,8 +100,7 @@ impl Mirror {
             }
             match fill.opened().await {
                 Ok(_) => {
-                    // Another repository's fill may have landed just before this one began.
-                    if of_this_place && !fill.is_answered() && matches!(access, Access::Unproven { .. }) {
+                    if of_this_place && !fill.is_vouched_for() && matches!(access, Access::Unproven { .. }) {
                         self.confirm(place, key).await?;
                     }
                     self.grant(key).await;

@@ -12,7 +12,8 @@ use super::disk::Mount;
 use super::registry::{Registry, SimulatedOrigin};
 use super::schedule::{CatalogFate, Schedule};
 use crate::fill::{FillError, Fills, Observer, Source};
-use crate::mirror::{Mirror, Place, Timing, Upstream, Upstreams};
+use crate::mirror::{Mirror, Place, PrefetchObserver, PrefetchOutcome, Timing, Upstream, Upstreams};
+use crate::oci::UpstreamName;
 use crate::store::{OpenError, Store, StoreConfig};
 use crate::util::Clock;
 
@@ -35,6 +36,10 @@ impl Observer for Unobserved {
     fn ended(&self, _: &Source, _: Option<&FillError>, _: bool) {}
     fn resumed(&self, _: &Source) {}
     fn rejected(&self, _: &Source, _: &FillError) {}
+}
+
+impl PrefetchObserver for Unobserved {
+    fn ended(&self, _: &UpstreamName, _: PrefetchOutcome) {}
 }
 
 impl Home {
@@ -119,7 +124,8 @@ pub(super) fn mirror(store: Store, schedule: &Schedule, registry: &Registry, clo
     let upstreams = Upstreams::new(vec![Arc::clone(&upstream)], Arc::clone(&upstream));
     // How long an absence is remembered goes by a clock that is not simulated: not at all.
     let timing = Timing { tags: schedule.fresh, missing: Duration::ZERO, patience: PATIENCE };
-    let mirror = Mirror::new(upstreams, store, fills, Arc::clone(clock) as Arc<dyn Clock>, timing);
+    let prefetch = schedule.prefetches.then(|| Arc::new(Unobserved) as Arc<dyn PrefetchObserver>);
+    let mirror = Mirror::new(upstreams, store, fills, Arc::clone(clock) as Arc<dyn Clock>, timing, prefetch);
     let place = |(repository, _): &_| Place { upstream: Arc::clone(&upstream), repository: Clone::clone(repository) };
     (mirror, schedule.holdings.iter().map(place).collect())
 }

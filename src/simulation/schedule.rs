@@ -18,6 +18,8 @@ const ROOMY: u64 = 1 << 30;
 pub(super) struct Schedule {
     pub(super) network: Network,
     pub(super) limits: Limits,
+    /// Whether what a manifest names is fetched before it is asked for.
+    pub(super) prefetches: bool,
     /// For how long a tag is fresh.
     pub(super) fresh: Duration,
     pub(super) max_bytes: u64,
@@ -111,6 +113,7 @@ impl Schedule {
                 },
                 unread_bytes: *dice.pick(&[0, 50_000, 64 << 20]),
             },
+            prefetches: dice.one_in(2),
             fresh: Duration::from_secs(*dice.pick(&[1, 30, 300])),
             max_bytes: if is_tight { dice.within(1000..600_000) } else { ROOMY },
             holdings,

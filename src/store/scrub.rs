@@ -22,7 +22,7 @@ const FASTEST: u64 = 64 << 20;
 /// For how long the scrubber sleeps at a time: how long a store that was closed is still known to it.
 const NAP: Duration = Duration::from_millis(250);
 
-/// For how long it rests after a pass over next to nothing.
+/// For how long it rests after a pass over nothing, if all is not to be looked at more often.
 const REST: Duration = Duration::from_secs(60);
 
 /// What a look at a content has shown.
@@ -83,7 +83,7 @@ impl Scrubber {
             return Ok(());
         }
         drop(store);
-        self.sleep(REST)
+        self.sleep(REST.min(self.period))
     }
 
     /// Gives how many bytes were found right.

@@ -13,6 +13,7 @@ mod hostile_upstreams;
 mod lanes;
 mod lifecycle;
 mod outage;
+mod prefetch;
 mod ranges;
 mod resumption;
 mod secrets;
