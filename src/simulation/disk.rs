@@ -48,6 +48,7 @@ struct State {
     /// Changes that were asked for since the machine was started, and at which of them the power fails.
     steps: u64,
     power_fails_at: Option<u64>,
+    power_losses: u32,
     /// Of the machine that has power: what an earlier one still asks for fails.
     boot: u32,
     /// Told when the power fails because of an operation.
@@ -106,6 +107,7 @@ impl Disk {
             failures: 0,
             steps: 0,
             power_fails_at: None,
+            power_losses: 0,
             boot: 0,
             power_failed: Arc::default(),
             on_power_failure: None,
@@ -172,6 +174,7 @@ impl Disk {
         self.journal.note(format_args!("disk: {stop:?}"));
         let mut state = self.lock();
         if stop == Stop::PowerLoss {
+            state.power_losses += 1;
             state.lose_what_was_not_durable();
         }
     }

@@ -66,17 +66,8 @@ struct World {
     has_failed: bool,
     /// The blobs that were at rest at the last start.
     at_rest: HashSet<Digest>,
-    /// What there was of others.
-    parts: HashMap<Digest, Part>,
-}
-
-/// What an earlier run has left of a content.
-#[derive(Clone, Copy, Debug)]
-struct Part {
-    /// How much of it is there for certain; all that is there, if the power has not failed since.
-    bytes: u64,
-    /// Some of what is said to be there may not be.
-    may_be_damaged: bool,
+    /// How many bytes there were for certain of others.
+    parts: HashMap<Digest, u64>,
 }
 
 /// What is to come after a run's clients are done.
@@ -348,9 +339,7 @@ impl World {
             let most = match part {
                 _ if is_manifest => size * self.schedule.holdings.len() as u64,
                 None => size,
-                // What turns out not to hash to its name is dropped, and read again.
-                Some(part) if part.may_be_damaged => 2 * size,
-                Some(part) => size - part.bytes,
+                Some(bytes) => size - bytes,
             };
             let waste = if is_manifest { 0 } else { account.reads.saturating_sub(1) * self.registry.largest_chunk() };
             if account.misfortunes == 0 && account.bytes > most + waste {
@@ -377,9 +366,12 @@ impl World {
         }
     }
 
-    /// P2: what had arrived when the machine stopped is not read again. Notes how much that is.
+    /// P4: what had arrived when the process was killed is not read again. Notes how much that is.
     fn look_at_parts(&mut self, stop: Stop) {
         self.parts.clear();
+        if stop == Stop::PowerLoss {
+            return;
+        }
         for (path, bytes) in self.disk.files("ingest") {
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
             let Some((hex, "map")) = name.split_once('.').map(|(hex, rest)| (hex, rest.rsplit('.').next().unwrap_or_default())) else {
@@ -389,9 +381,8 @@ impl World {
             let map = serde_json::from_slice::<PartMap>(&bytes).ok();
             let has_part = self.disk.files("ingest").iter().any(|(other, _)| *other == path.with_extension("part"));
             if let (Some(digest), Some(map)) = (digest, map.filter(|_| has_part)) {
-                let part = self.parts.entry(digest).or_insert(Part { bytes: 0, may_be_damaged: false });
-                part.bytes = part.bytes.max(map.bytes());
-                part.may_be_damaged |= stop == Stop::PowerLoss;
+                let bytes = self.parts.entry(digest).or_default();
+                *bytes = map.bytes().max(*bytes);
             }
         }
     }

@@ -109,6 +109,10 @@ impl FileSystem for Mount {
         self.operate("remove", path, Effect::Changes, |state, path| state.unlink(path))
     }
 
+    fn epoch(&self) -> io::Result<String> {
+        Ok(self.disk.lock().power_losses.to_string())
+    }
+
     fn list(&self, folder: &Path) -> io::Result<Vec<Entry>> {
         self.operate("list", folder, Effect::Reads, |state, folder| {
             if !state.folders.contains(folder) {
