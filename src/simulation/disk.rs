@@ -4,7 +4,8 @@
 //! A file's bytes are durable once `sync_data` has returned; of what was written since, each page may be on the disk, or as it was
 //! before, or zero, and the file may be shorter. A name is durable once its folder was synced; of the changes since, each may have
 //! been made or not, in whatever order (but those of one name in theirs, and a rename as a whole). That is what ALICE (Pillai and others,
-//! OSDI 2014) calls the abstract persistence model of a file system without ordering, and is less than ext4 or XFS promise.
+//! OSDI 2014) calls the abstract persistence model of a file system without ordering, and is less than ext4 or XFS promise. What is older
+//! than a minute is durable in any case.
 
 mod file;
 mod mount;
@@ -22,8 +23,12 @@ use self::file::Inode;
 use super::clock::SimulatedClock;
 use super::dice::Dice;
 use super::journal::Journal;
+use crate::util::Clock;
 
 pub(super) use mount::Mount;
+
+/// After how long the kernel has written back what nobody asked it to (milliseconds).
+const WRITTEN_BACK_AFTER: i64 = 60_000;
 
 /// The disk. It outlives the machine's restarts.
 pub(super) struct Disk {
@@ -36,9 +41,9 @@ pub(super) struct Disk {
 
 struct State {
     names: BTreeMap<PathBuf, SharedInode>,
-    /// The names as they are on the platters, and what has been done to them since.
+    /// The names as they are on the platters, and what has been done to them since, and when.
     durable_names: BTreeMap<PathBuf, SharedInode>,
-    changes: Vec<NameChange>,
+    changes: Vec<(NameChange, i64)>,
     /// Durable from the start: `create_folder` promises that.
     folders: BTreeSet<PathBuf>,
     dice: Dice,
@@ -175,7 +180,7 @@ impl Disk {
         let mut state = self.lock();
         if stop == Stop::PowerLoss {
             state.power_losses += 1;
-            state.lose_what_was_not_durable();
+            state.lose_what_was_not_durable(self.clock.unix_millis());
         }
     }
 
@@ -264,38 +269,38 @@ impl State {
         self.names.get(path).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    fn link(&mut self, path: &Path, inode: SharedInode) {
+    fn link(&mut self, path: &Path, inode: SharedInode, now: i64) {
         self.names.insert(path.to_owned(), Arc::clone(&inode));
-        self.changes.push(NameChange::Link(path.to_owned(), inode));
+        self.changes.push((NameChange::Link(path.to_owned(), inode), now));
     }
 
-    fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+    fn rename(&mut self, from: &Path, to: &Path, now: i64) -> io::Result<()> {
         let inode = self.inode(from)?;
         if !to.parent().is_some_and(|folder| self.folders.contains(folder)) {
             return Err(io::ErrorKind::NotFound.into());
         }
         self.names.remove(from);
         self.names.insert(to.to_owned(), Arc::clone(&inode));
-        self.changes.push(NameChange::Rename(from.to_owned(), to.to_owned(), inode));
+        self.changes.push((NameChange::Rename(from.to_owned(), to.to_owned(), inode), now));
         Ok(())
     }
 
-    fn unlink(&mut self, path: &Path) -> io::Result<()> {
+    fn unlink(&mut self, path: &Path, now: i64) -> io::Result<()> {
         self.names.remove(path).ok_or(io::ErrorKind::NotFound)?;
-        self.changes.push(NameChange::Unlink(path.to_owned()));
+        self.changes.push((NameChange::Unlink(path.to_owned()), now));
         Ok(())
     }
 
     /// Makes the changes of names durable that `is_kept` says, and what has been done to the same names before. Gives the others.
-    fn make_durable(&mut self, mut is_kept: impl FnMut(&NameChange, &mut Dice) -> bool) -> Vec<NameChange> {
+    fn make_durable(&mut self, mut is_kept: impl FnMut(&NameChange, i64, &mut Dice) -> bool) -> Vec<(NameChange, i64)> {
         let mut names = BTreeSet::new();
         let (mut kept, mut others) = (Vec::new(), Vec::new());
-        for change in std::mem::take(&mut self.changes).into_iter().rev() {
-            if is_kept(&change, &mut self.dice) || change.names().iter().any(|name| names.contains(*name)) {
+        for (change, at) in std::mem::take(&mut self.changes).into_iter().rev() {
+            if is_kept(&change, at, &mut self.dice) || change.names().iter().any(|name| names.contains(*name)) {
                 names.extend(change.names().into_iter().map(Path::to_owned));
                 kept.push(change);
             } else {
-                others.push(change);
+                others.push((change, at));
             }
         }
         kept.into_iter().rev().for_each(|change| change.apply(&mut self.durable_names));
@@ -304,16 +309,19 @@ impl State {
     }
 
     fn sync_folder(&mut self, folder: &Path) {
-        self.changes = self.make_durable(|change, _| change.names().iter().any(|name| name.parent() == Some(folder)));
+        self.changes = self.make_durable(|change, _, _| change.names().iter().any(|name| name.parent() == Some(folder)));
     }
 
-    fn lose_what_was_not_durable(&mut self) {
+    fn lose_what_was_not_durable(&mut self, now: i64) {
+        let written_back = now - WRITTEN_BACK_AFTER;
         // Mostly some of it is lost; all or nothing often enough to be seen alone.
         let (kept, of) = *self.dice.pick(&[(0, 1), (1, 1), (1, 2), (3, 4), (1, 4)]);
-        self.make_durable(|_, dice| dice.within(0..of) < kept);
+        self.make_durable(|_, at, dice| at < written_back || dice.within(0..of) < kept);
         let names = self.durable_names.clone();
         for inode in names.values() {
-            inode.lock().unwrap_or_else(PoisonError::into_inner).lose_what_was_not_durable(&mut self.dice);
+            let mut inode = inode.lock().unwrap_or_else(PoisonError::into_inner);
+            inode.write_back(written_back);
+            inode.lose_what_was_not_durable(&mut self.dice);
         }
         self.names = names;
     }

@@ -112,12 +112,12 @@ impl World {
         drop(runtime);
         let (stop, fate) = run.stop;
         self.home.leave(fate);
-        self.clock.stop(run.off);
         self.journal.close(false);
         self.check_accounts();
         self.has_failed |= self.disk.failures() > 0;
         self.journal.note(format_args!("the catalog: {fate:?}"));
         self.disk.settle(stop);
+        self.clock.stop(run.off);
         self.check_disk();
         self.look_at_parts(stop);
     }

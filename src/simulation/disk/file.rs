@@ -13,8 +13,8 @@ const PAGE: usize = 4096;
 pub(super) struct Inode {
     seen: Vec<u8>,
     durable: Vec<u8>,
-    /// Written and not yet synced.
-    dirty: Vec<Range<usize>>,
+    /// Written and not yet synced, and when that was.
+    dirty: Vec<(Range<usize>, i64)>,
     /// Milliseconds since 1970.
     pub(super) used_at: i64,
 }
@@ -36,17 +36,18 @@ impl Inode {
         count
     }
 
-    pub(super) fn write(&mut self, bytes: &[u8], offset: u64) {
+    pub(super) fn write(&mut self, bytes: &[u8], offset: u64, now: i64) {
         let range = to_index(offset)..to_index(offset) + bytes.len();
         lengthen(&mut self.seen, range.end);
         self.seen[range.clone()].copy_from_slice(bytes);
-        self.dirty.push(range);
+        self.dirty.push((range, now));
+        self.used_at = now;
     }
 
     pub(super) fn truncate(&mut self, size: u64) {
         lengthen(&mut self.seen, to_index(size));
         self.seen.truncate(to_index(size));
-        self.dirty.retain_mut(|range| {
+        self.dirty.retain_mut(|(range, _)| {
             range.end = range.end.min(self.seen.len());
             range.start < range.end
         });
@@ -55,7 +56,13 @@ impl Inode {
     pub(super) fn sync(&mut self) {
         lengthen(&mut self.durable, self.seen.len());
         self.durable.truncate(self.seen.len());
-        for range in self.dirty.drain(..) {
+        self.write_back(i64::MAX);
+    }
+
+    /// Makes durable what was written before `before`, as the kernel does by itself.
+    pub(super) fn write_back(&mut self, before: i64) {
+        for (range, _) in self.dirty.extract_if(.., |(_, at)| *at < before) {
+            lengthen(&mut self.durable, range.end);
             self.durable[range.clone()].copy_from_slice(&self.seen[range]);
         }
     }
@@ -73,7 +80,7 @@ impl Inode {
             _ => to_index(dice.within(old.min(new) as u64..old.max(new) as u64 + 1)),
         };
         lengthen(&mut self.durable, new.max(size));
-        for range in self.dirty.drain(..) {
+        for (range, _) in self.dirty.drain(..) {
             for start in range.clone().step_by(PAGE) {
                 let page = start..range.end.min(start + PAGE);
                 match dice.within(0..4) {

@@ -58,7 +58,7 @@ impl FileSystem for Mount {
             }
             let inode = SharedInode::default();
             inode.lock().unwrap_or_else(PoisonError::into_inner).used_at = now;
-            state.link(path, Arc::clone(&inode));
+            state.link(path, Arc::clone(&inode), now);
             Ok(self.opened(path, inode))
         })
     }
@@ -87,8 +87,8 @@ impl FileSystem for Mount {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let to = to.strip_prefix(&self.root).map_err(io::Error::other)?;
-        self.operate("rename", from, Effect::Changes, |state, from| state.rename(from, to))
+        let (to, now) = (to.strip_prefix(&self.root).map_err(io::Error::other)?, self.disk.clock.unix_millis());
+        self.operate("rename", from, Effect::Changes, |state, from| state.rename(from, to, now))
     }
 
     fn sync_folder(&self, folder: &Path) -> io::Result<()> {
@@ -106,7 +106,8 @@ impl FileSystem for Mount {
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        self.operate("remove", path, Effect::Changes, |state, path| state.unlink(path))
+        let now = self.disk.clock.unix_millis();
+        self.operate("remove", path, Effect::Changes, |state, path| state.unlink(path, now))
     }
 
     fn epoch(&self) -> io::Result<String> {
@@ -160,8 +161,7 @@ impl StoredFile for OpenFile {
         let now = self.disk.clock.unix_millis();
         let what = format!("write {offset}+{}", buffer.len());
         self.operate(&what, Effect::Grows, |inode, _| {
-            inode.write(buffer, offset);
-            inode.used_at = now;
+            inode.write(buffer, offset, now);
             Ok(())
         })
     }
