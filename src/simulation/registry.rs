@@ -344,7 +344,9 @@ pub(super) struct SimulatedOrigin {
 impl Origin for SimulatedOrigin {
     fn ask(&self, question: Question) -> BoxFuture<'static, Result<Answer, UpstreamError>> {
         let text = describe(&question);
+        // A HEAD comes first, each time that it is asked what a tag is.
         if matches!(question.target, Target::Manifest(Reference::Tag(_)))
+            && question.method == Method::Head
             && let Some(since) = self.registry.since_last_asked(&text)
             && since < self.fresh
             && self.registry.is_fair()

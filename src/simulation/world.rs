@@ -342,7 +342,7 @@ impl World {
                 Some(bytes) => size - bytes,
             };
             let waste = if is_manifest { 0 } else { account.reads.saturating_sub(1) * self.registry.largest_chunk() };
-            if account.misfortunes == 0 && account.bytes > most + waste {
+            if account.misfortunes == 0 && !self.registry.is_tainted(&digest) && account.bytes > most + waste {
                 self.journal.violation(format_args!(
                     "P4: {name} of {size} bytes was read more than once: {account:?}, after {part:?}"
                 ));
