@@ -195,12 +195,12 @@ impl Disk {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs `operation` on behalf of the machine `boot`, unless it is to fail.
+    /// Runs `operation`, which does `what` to `name`, on behalf of the machine `boot`, unless it is to fail.
     fn operate<T>(
         &self,
         boot: u32,
         what: &str,
-        path: &Path,
+        name: &str,
         effect: Effect,
         operation: impl FnOnce(&mut State) -> io::Result<T>,
     ) -> io::Result<T> {
@@ -217,14 +217,14 @@ impl Disk {
         if effect != Effect::Reads {
             state.steps += 1;
             if state.power_fails_at.is_some_and(|step| state.steps >= step) {
-                self.journal.note(format_args!("disk: the power fails at {what} {}", short(path)));
+                self.journal.note(format_args!("disk: the power fails at {what} {name}"));
                 self.cut(&mut state);
                 state.power_failed.notify_one();
                 return Err(no_power());
             }
         }
         if state.trouble.full && effect == Effect::Grows {
-            self.journal.note(format_args!("disk: {what} {}: no space", short(path)));
+            self.journal.note(format_args!("disk: {what} {name}: no space"));
             state.failures += 1;
             return Err(io::Error::from_raw_os_error(28));
         }
@@ -234,11 +234,11 @@ impl Disk {
             state.failures += 1;
             // An operation that failed may have been done all the same.
             let done = effect != Effect::Reads && state.dice.one_in(2) && operation(&mut state).is_ok();
-            self.journal.note(format_args!("disk: {what} {}: error, {}done", short(path), if done { "" } else { "not " }));
+            self.journal.note(format_args!("disk: {what} {name}: error, {}done", if done { "" } else { "not " }));
             return Err(io::Error::from_raw_os_error(5));
         }
         if effect != Effect::Reads {
-            self.journal.note(format_args!("disk: {what} {}", short(path)));
+            self.journal.note(format_args!("disk: {what} {name}"));
         }
         operation(&mut state)
     }

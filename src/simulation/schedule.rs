@@ -96,7 +96,7 @@ impl Schedule {
                 last.stop.1 = CatalogFate::Kept;
             }
         }
-        let chunk = if has_large { 64 << 10..512 << 10 } else { 1..*dice.pick(&[4 << 10, 16 << 10, 64 << 10]) };
+        let chunk = if has_large { 64 << 10..512 << 10 } else { 1..*dice.pick(&[8 << 10, 32 << 10, 128 << 10]) };
         Self {
             network: Network {
                 latency: 1..*dice.pick(&[3, 50, 400]),

@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError};
 use tokio::sync::Notify;
 
 use super::file::Inode;
-use super::{Disk, Effect, SharedInode, State};
+use super::{Disk, Effect, SharedInode, State, short};
 use crate::store::{Entry, FileSystem, Metadata, StoredFile};
 use crate::util::Clock;
 
@@ -24,8 +24,8 @@ pub(in crate::simulation) struct Mount {
 struct OpenFile {
     disk: Arc<Disk>,
     boot: u32,
-    /// Where it was opened: for the journal.
-    path: PathBuf,
+    /// Where it was opened, for the journal.
+    name: String,
     inode: SharedInode,
 }
 
@@ -38,11 +38,11 @@ impl Mount {
         operation: impl FnOnce(&mut State, &Path) -> io::Result<T>,
     ) -> io::Result<T> {
         let path = path.strip_prefix(&self.root).map_err(io::Error::other)?;
-        self.disk.operate(self.boot, what, path, effect, |state| operation(state, path))
+        self.disk.operate(self.boot, what, &short(path), effect, |state| operation(state, path))
     }
 
     fn opened(&self, path: &Path, inode: SharedInode) -> Arc<dyn StoredFile> {
-        Arc::new(OpenFile { disk: Arc::clone(&self.disk), boot: self.boot, path: path.to_owned(), inode })
+        Arc::new(OpenFile { disk: Arc::clone(&self.disk), boot: self.boot, name: short(path), inode })
     }
 }
 
@@ -132,7 +132,7 @@ impl FileSystem for Mount {
 
 impl OpenFile {
     fn operate<T>(&self, what: &str, effect: Effect, operation: impl FnOnce(&mut Inode, &mut State) -> io::Result<T>) -> io::Result<T> {
-        self.disk.operate(self.boot, what, &self.path, effect, |state| {
+        self.disk.operate(self.boot, what, &self.name, effect, |state| {
             operation(&mut self.inode.lock().unwrap_or_else(PoisonError::into_inner), state)
         })
     }
