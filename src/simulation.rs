@@ -50,7 +50,8 @@ fn the_promises_hold() {
     let next = AtomicU64::new(0);
     let failed = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
-        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+        // Twice as many as there are cores: each waits now and then for the threads of its store.
+        for _ in 0..2 * std::thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| {
                 while failed.lock().unwrap().is_empty() {
                     let seed = next.fetch_add(1, Ordering::Relaxed);

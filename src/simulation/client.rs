@@ -207,7 +207,7 @@ impl Visit<'_> {
     }
 
     /// P1 for manifests: what comes is what it is said to be, and was a manifest of the world at some time.
-    async fn manifest(&self, reference: &Reference, want: Want) -> Result<Digest, Unserved> {
+    pub(super) async fn manifest(&self, reference: &Reference, want: Want) -> Result<Digest, Unserved> {
         let answer = self.site.mirror.manifest(self.place, reference, want).await?;
         let digest = answer.digest;
         if matches!(reference, Reference::Digest(asked) if *asked != digest) {
@@ -234,7 +234,7 @@ impl Visit<'_> {
     }
 
     /// As `server/respond.rs` answers a GET without `Range`.
-    pub(super) async fn blob(&self, digest: &Digest) -> Result<(), Unserved> {
+    async fn blob(&self, digest: &Digest) -> Result<(), Unserved> {
         let content = self.site.mirror.blob(self.place, digest).await?.content;
         self.whole(digest, &content).await
     }

@@ -12,7 +12,7 @@ mod mount;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 
@@ -40,12 +40,12 @@ pub(super) struct Disk {
 }
 
 struct State {
-    names: BTreeMap<PathBuf, SharedInode>,
+    names: BTreeMap<String, SharedInode>,
     /// The names as they are on the platters, and what has been done to them since, and when.
-    durable_names: BTreeMap<PathBuf, SharedInode>,
+    durable_names: BTreeMap<String, SharedInode>,
     changes: Vec<(NameChange, i64)>,
     /// Durable from the start: `create_folder` promises that.
-    folders: BTreeSet<PathBuf>,
+    folders: BTreeSet<String>,
     dice: Dice,
     trouble: Trouble,
     /// Operations that failed since the machine was started.
@@ -69,9 +69,9 @@ type SharedInode = Arc<Mutex<Inode>>;
 
 /// A change of names that a loss of power may undo.
 enum NameChange {
-    Link(PathBuf, SharedInode),
-    Rename(PathBuf, PathBuf, SharedInode),
-    Unlink(PathBuf),
+    Link(String, SharedInode),
+    Rename(String, String, SharedInode),
+    Unlink(String),
 }
 
 /// What goes wrong with the disk.
@@ -106,7 +106,7 @@ impl Disk {
             names: BTreeMap::new(),
             durable_names: BTreeMap::new(),
             changes: Vec::new(),
-            folders: BTreeSet::from([PathBuf::new()]),
+            folders: BTreeSet::from([String::new()]),
             dice,
             trouble: Trouble::default(),
             failures: 0,
@@ -135,7 +135,7 @@ impl Disk {
         (state.failures, state.steps, state.power_fails_at) = (0, 0, power_fails_at);
         state.power_failed = Arc::default();
         let power_failed = Arc::clone(&state.power_failed);
-        Arc::new(Mount { disk: Arc::clone(self), root: root.to_owned(), boot: state.boot, power_failed })
+        Arc::new(Mount { disk: Arc::clone(self), root: root.to_str().expect("a temporary folder's").to_owned(), boot: state.boot, power_failed })
     }
 
     pub(super) fn set_trouble(&self, trouble: Trouble) {
@@ -185,7 +185,7 @@ impl Disk {
     }
 
     /// The files below a folder, by name.
-    pub(super) fn files(&self, below: &str) -> Vec<(PathBuf, Bytes)> {
+    pub(super) fn files(&self, below: &str) -> Vec<(String, Bytes)> {
         let state = self.lock();
         let files = state.names.iter().filter(|(path, _)| path.starts_with(below));
         files.map(|(path, inode)| (path.clone(), inode.lock().unwrap_or_else(PoisonError::into_inner).bytes())).collect()
@@ -248,35 +248,36 @@ fn no_power() -> io::Error {
     io::Error::other("the machine has no power")
 }
 
+/// The folder that a path lies in: the root is the empty path.
+fn folder_of(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(folder, _)| folder)
+}
+
 /// A path as the journal has it: digests are long.
-fn short(path: &Path) -> String {
-    let parts = path.iter().map(|part| {
-        let part = part.to_string_lossy();
-        match part.split_once('.') {
-            Some((hex, rest)) if hex.len() > 16 => format!("{}.{rest}", &hex[..8]),
-            None if part.len() > 64 => format!("{}..", &part[..15]),
-            None if part.len() == 64 => part[..8].to_owned(),
-            _ => part.into_owned(),
-        }
-    });
-    parts.collect::<Vec<_>>().join("/")
+fn short(path: &str) -> String {
+    let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+    match name.split_once('.') {
+        Some((hex, rest)) if hex.len() > 16 => format!("{folder}/{}.{rest}", &hex[..8]),
+        None if name.len() > 32 => format!("{folder}/{}..", &name[..16]),
+        _ => path.to_owned(),
+    }
 }
 
 // === impl State ===
 
 impl State {
-    fn inode(&self, path: &Path) -> io::Result<SharedInode> {
+    fn inode(&self, path: &str) -> io::Result<SharedInode> {
         self.names.get(path).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    fn link(&mut self, path: &Path, inode: SharedInode, now: i64) {
+    fn link(&mut self, path: &str, inode: SharedInode, now: i64) {
         self.names.insert(path.to_owned(), Arc::clone(&inode));
         self.changes.push((NameChange::Link(path.to_owned(), inode), now));
     }
 
-    fn rename(&mut self, from: &Path, to: &Path, now: i64) -> io::Result<()> {
+    fn rename(&mut self, from: &str, to: &str, now: i64) -> io::Result<()> {
         let inode = self.inode(from)?;
-        if !to.parent().is_some_and(|folder| self.folders.contains(folder)) {
+        if !self.folders.contains(folder_of(to)) {
             return Err(io::ErrorKind::NotFound.into());
         }
         self.names.remove(from);
@@ -285,7 +286,7 @@ impl State {
         Ok(())
     }
 
-    fn unlink(&mut self, path: &Path, now: i64) -> io::Result<()> {
+    fn unlink(&mut self, path: &str, now: i64) -> io::Result<()> {
         self.names.remove(path).ok_or(io::ErrorKind::NotFound)?;
         self.changes.push((NameChange::Unlink(path.to_owned()), now));
         Ok(())
@@ -297,7 +298,7 @@ impl State {
         let (mut kept, mut others) = (Vec::new(), Vec::new());
         for (change, at) in std::mem::take(&mut self.changes).into_iter().rev() {
             if is_kept(&change, at, &mut self.dice) || change.names().iter().any(|name| names.contains(*name)) {
-                names.extend(change.names().into_iter().map(Path::to_owned));
+                names.extend(change.names().into_iter().map(str::to_owned));
                 kept.push(change);
             } else {
                 others.push((change, at));
@@ -308,8 +309,8 @@ impl State {
         others
     }
 
-    fn sync_folder(&mut self, folder: &Path) {
-        self.changes = self.make_durable(|change, _, _| change.names().iter().any(|name| name.parent() == Some(folder)));
+    fn sync_folder(&mut self, folder: &str) {
+        self.changes = self.make_durable(|change, _, _| change.names().iter().any(|name| folder_of(name) == folder));
     }
 
     fn lose_what_was_not_durable(&mut self, now: i64) {
@@ -328,14 +329,14 @@ impl State {
 }
 
 impl NameChange {
-    fn names(&self) -> Vec<&Path> {
+    fn names(&self) -> Vec<&str> {
         match self {
             Self::Link(path, _) | Self::Unlink(path) => vec![path],
             Self::Rename(from, to, _) => vec![from, to],
         }
     }
 
-    fn apply(self, names: &mut BTreeMap<PathBuf, SharedInode>) {
+    fn apply(self, names: &mut BTreeMap<String, SharedInode>) {
         match self {
             Self::Link(path, inode) => drop(names.insert(path, inode)),
             Self::Rename(from, to, inode) => {

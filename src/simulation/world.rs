@@ -17,6 +17,7 @@ use super::library::{LIBRARY, short};
 use super::machine::{self, Home};
 use super::registry::Registry;
 use super::schedule::{End, Run, Schedule, Tagging};
+use crate::mirror::Want;
 use crate::oci::{Algorithm, Digest, Reference};
 use crate::store::{PartMap, Store};
 use crate::util::simulated::Simulated;
@@ -286,26 +287,30 @@ impl World {
         }
     }
 
-    /// Pulls every tag and every manifest from every repository that has it.
+    /// Pulls every tag, and every image that no tag has brought, from every repository that has it; and every manifest by its digest.
     async fn pull_everything(&self, site: &Site, when: &str, must_be_current: bool) {
+        let mut pulled = HashSet::new();
         for Tagging { place, tag, .. } in &self.schedule.tags {
-            let place = &site.places[*place];
-            let visit = Visit { site, place, manner: Manner::Eager };
-            let right = LIBRARY.images[self.registry.tagged(&place.repository, tag)].digest;
+            let visit = Visit { site, place: &site.places[*place], manner: Manner::Eager };
+            let right = LIBRARY.images[self.registry.tagged(&visit.place.repository, tag)].digest;
             match visit.pull(&Reference::Tag(tag.clone())).await {
-                Ok(digest) if digest == right || !must_be_current => {}
-                Ok(digest) => {
+                Ok(digest) if must_be_current && digest != right => {
                     self.journal.violation(format_args!("{when}, {tag} is {}, not {}", short(&digest), short(&right)));
                 }
+                Ok(digest) => drop(pulled.insert((*place, digest))),
                 Err(unserved) => self.journal.violation(format_args!("{when}, {tag} cannot be pulled: {unserved:?}")),
             }
         }
-        for (place, (_, images)) in site.places.iter().zip(&self.schedule.holdings) {
-            let visit = Visit { site, place, manner: Manner::Eager };
-            for image in images.iter().map(|image| &LIBRARY.images[*image]) {
-                if let Err(unserved) = visit.pull(&Reference::Digest(image.digest)).await {
-                    let digest = short(&image.digest);
-                    self.journal.violation(format_args!("{when}, {digest} cannot be pulled: {unserved:?}"));
+        for (place, (_, images)) in self.schedule.holdings.iter().enumerate() {
+            let visit = Visit { site, place: &site.places[place], manner: Manner::Eager };
+            for digest in images.iter().map(|image| LIBRARY.images[*image].digest) {
+                let reference = Reference::Digest(digest);
+                let got = match pulled.contains(&(place, digest)) {
+                    true => visit.manifest(&reference, Want::Body).await,
+                    false => visit.pull(&reference).await,
+                };
+                if let Err(unserved) = got {
+                    self.journal.violation(format_args!("{when}, {} cannot be pulled: {unserved:?}", short(&digest)));
                 }
             }
         }
@@ -354,14 +359,14 @@ impl World {
     fn check_disk(&mut self) {
         self.at_rest.clear();
         for (path, bytes) in self.disk.files("blobs") {
-            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            let name = path.rsplit('/').next().unwrap_or_default();
             let algorithm = Algorithm::ALL.into_iter().find(|algorithm| algorithm.hex_len() == name.len());
-            let digest = algorithm.and_then(|algorithm| Digest::from_hex(algorithm, &name).ok());
+            let digest = algorithm.and_then(|algorithm| Digest::from_hex(algorithm, name).ok());
             // Comparing is cheaper than hashing.
             match digest.filter(|digest| LIBRARY.bytes(digest).is_some_and(|right| *right == bytes)) {
                 Some(digest) if LIBRARY.image(&digest).is_none() => drop(self.at_rest.insert(digest)),
                 Some(_) => {}
-                None => self.journal.violation(format_args!("P1: {} is not what its name says: {} bytes", path.display(), bytes.len())),
+                None => self.journal.violation(format_args!("P1: {path} is not what its name says: {} bytes", bytes.len())),
             }
         }
     }
@@ -372,15 +377,12 @@ impl World {
         if stop == Stop::PowerLoss {
             return;
         }
-        for (path, bytes) in self.disk.files("ingest") {
-            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            let Some((hex, "map")) = name.split_once('.').map(|(hex, rest)| (hex, rest.rsplit('.').next().unwrap_or_default())) else {
-                continue;
-            };
+        let files: HashMap<String, _> = self.disk.files("ingest").into_iter().collect();
+        for (path, bytes) in &files {
+            let Some(name) = path.strip_suffix("map").filter(|name| files.contains_key(&format!("{name}part"))) else { continue };
+            let hex = name.trim_start_matches("ingest/").split('.').next().unwrap_or_default();
             let digest = self.everything().into_iter().find(|digest| digest.hex() == hex);
-            let map = serde_json::from_slice::<PartMap>(&bytes).ok();
-            let has_part = self.disk.files("ingest").iter().any(|(other, _)| *other == path.with_extension("part"));
-            if let (Some(digest), Some(map)) = (digest, map.filter(|_| has_part)) {
+            if let (Some(digest), Ok(map)) = (digest, serde_json::from_slice::<PartMap>(bytes)) {
                 let bytes = self.parts.entry(digest).or_default();
                 *bytes = map.bytes().max(*bytes);
             }

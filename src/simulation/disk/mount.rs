@@ -1,13 +1,13 @@
 //! The simulated disk as a machine sees it: the operations of the store's file-system traits, each a step that can fail.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
 use tokio::sync::Notify;
 
 use super::file::Inode;
-use super::{Disk, Effect, SharedInode, State, short};
+use super::{Disk, Effect, SharedInode, State, folder_of, short};
 use crate::store::{Entry, FileSystem, Metadata, StoredFile};
 use crate::util::Clock;
 
@@ -15,7 +15,7 @@ use crate::util::Clock;
 pub(in crate::simulation) struct Mount {
     pub(super) disk: Arc<Disk>,
     /// What the machine takes for the root of the disk.
-    pub(super) root: PathBuf,
+    pub(super) root: String,
     pub(super) boot: u32,
     /// Told when the power fails because of an operation.
     pub(in crate::simulation) power_failed: Arc<Notify>,
@@ -35,13 +35,19 @@ impl Mount {
         what: &str,
         path: &Path,
         effect: Effect,
-        operation: impl FnOnce(&mut State, &Path) -> io::Result<T>,
+        operation: impl FnOnce(&mut State, &str) -> io::Result<T>,
     ) -> io::Result<T> {
-        let path = path.strip_prefix(&self.root).map_err(io::Error::other)?;
+        let path = self.relative(path)?;
         self.disk.operate(self.boot, what, &short(path), effect, |state| operation(state, path))
     }
 
-    fn opened(&self, path: &Path, inode: SharedInode) -> Arc<dyn StoredFile> {
+    /// A path on the disk, of one as the machine has it. Comparing texts is cheaper than comparing paths.
+    fn relative<'a>(&self, path: &'a Path) -> io::Result<&'a str> {
+        let path = path.to_str().and_then(|path| path.strip_prefix(self.root.as_str()));
+        path.map(|path| path.trim_start_matches('/')).ok_or_else(|| io::ErrorKind::InvalidInput.into())
+    }
+
+    fn opened(&self, path: &str, inode: SharedInode) -> Arc<dyn StoredFile> {
         Arc::new(OpenFile { disk: Arc::clone(&self.disk), boot: self.boot, name: short(path), inode })
     }
 }
@@ -53,7 +59,7 @@ impl FileSystem for Mount {
             if state.names.contains_key(path) {
                 return Err(io::ErrorKind::AlreadyExists.into());
             }
-            if !path.parent().is_some_and(|folder| state.folders.contains(folder)) {
+            if !state.folders.contains(folder_of(path)) {
                 return Err(io::ErrorKind::NotFound.into());
             }
             let inode = SharedInode::default();
@@ -87,7 +93,7 @@ impl FileSystem for Mount {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let (to, now) = (to.strip_prefix(&self.root).map_err(io::Error::other)?, self.disk.clock.unix_millis());
+        let (to, now) = (self.relative(to)?, self.disk.clock.unix_millis());
         self.operate("rename", from, Effect::Changes, |state, from| state.rename(from, to, now))
     }
 
@@ -100,7 +106,8 @@ impl FileSystem for Mount {
 
     fn create_folder(&self, folder: &Path) -> io::Result<()> {
         self.operate("create folder", folder, Effect::Grows, |state, folder| {
-            state.folders.extend(folder.ancestors().map(Path::to_owned));
+            let ends = folder.match_indices('/').map(|(end, _)| end).chain([folder.len()]);
+            state.folders.extend(ends.map(|end| folder[..end].to_owned()));
             Ok(())
         })
     }
@@ -119,13 +126,13 @@ impl FileSystem for Mount {
             if !state.folders.contains(folder) {
                 return Err(io::ErrorKind::NotFound.into());
             }
-            let name = |path: &Path| path.file_name().expect("it lies in a folder").to_string_lossy().into_owned();
-            let below = |path: &&PathBuf| path.starts_with(folder);
-            let files = state.names.range(folder.to_owned()..).map(|(path, _)| path).take_while(below);
-            let folders = state.folders.range(folder.to_owned()..).take_while(below);
-            let files = files.map(|path| (path, false)).chain(folders.map(|path| (path, true)));
-            let entries = files.filter(|(path, _)| path.parent() == Some(folder));
-            Ok(entries.map(|(path, is_folder)| Entry { name: name(path), is_folder }).collect())
+            let below = format!("{folder}/");
+            let name = |path: &String| path.strip_prefix(&below).filter(|name| !name.contains('/')).map(str::to_owned);
+            let files = state.names.range(below.clone()..).map(|(path, _)| (path, false));
+            let folders = state.folders.range(below.clone()..).map(|path| (path, true));
+            let is_below = |(path, _): &(&String, bool)| path.starts_with(&below);
+            let entries = files.take_while(is_below).chain(folders.take_while(is_below));
+            Ok(entries.filter_map(|(path, is_folder)| Some(Entry { name: name(path)?, is_folder })).collect())
         })
     }
 }
