@@ -60,7 +60,10 @@ pub(super) enum Errand {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Asked {
     /// Both inclusive.
-    From { first: u64, last: Option<u64> },
+    From {
+        first: u64,
+        last: Option<u64>,
+    },
     Suffix(u64),
 }
 
@@ -95,6 +98,8 @@ pub(super) enum Unserved {
     Refused(String),
     /// In the middle of the body.
     Broken(String),
+    /// As it turned out that what an earlier run had kept of it was wrong.
+    BadPart,
     /// The client left.
     Left,
     /// There are no such bytes (416).
@@ -166,7 +171,7 @@ impl Client {
         if !site.is_fair || !holds || !matches!(self.manner, Manner::Eager) {
             return;
         }
-        if let Err(unserved @ (Unserved::Refused(_) | Unserved::Broken(_))) = ended {
+        if let Err(unserved @ (Unserved::Refused(_) | Unserved::Broken(_) | Unserved::BadPart)) = ended {
             site.journal.violation(format_args!("P5: client {number} is not served: {errand:?}: {unserved:?}"));
         }
         let bytes = digest.map_or(1 << 20, |digest| LIBRARY.bytes(digest).map_or(0, Bytes::len) as u64);
@@ -283,7 +288,13 @@ impl Visit<'_> {
     ///
     /// P1: a body that is complete to the client has the right bytes. Only a part of what is still in flight may have wrong ones,
     /// if wrong ones were sent: nobody can take that for the whole.
-    async fn take(&self, digest: &Digest, content: &Readable, range: Range<u64>, declared: Option<u64>) -> (u64, Result<(), Unserved>) {
+    async fn take(
+        &self,
+        digest: &Digest,
+        content: &Readable,
+        range: Range<u64>,
+        declared: Option<u64>,
+    ) -> (u64, Result<(), Unserved>) {
         let is_whole = range.end == u64::MAX;
         let right = LIBRARY.blob(digest);
         let right = &right[usize_of(range.start).min(right.len())..usize_of(range.end).min(right.len())];
@@ -339,7 +350,10 @@ impl Asked {
 }
 
 fn broken(error: FillError) -> Unserved {
-    Unserved::Broken(error.to_string())
+    match error {
+        FillError::BadPart => Unserved::BadPart,
+        error => Unserved::Broken(error.to_string()),
+    }
 }
 
 fn usize_of(number: u64) -> usize {

@@ -135,7 +135,12 @@ impl Disk {
         (state.failures, state.steps, state.power_fails_at) = (0, 0, power_fails_at);
         state.power_failed = Arc::default();
         let power_failed = Arc::clone(&state.power_failed);
-        Arc::new(Mount { disk: Arc::clone(self), root: root.to_str().expect("a temporary folder's").to_owned(), boot: state.boot, power_failed })
+        Arc::new(Mount {
+            disk: Arc::clone(self),
+            root: root.to_str().expect("a temporary folder's").to_owned(),
+            boot: state.boot,
+            power_failed,
+        })
     }
 
     pub(super) fn set_trouble(&self, trouble: Trouble) {

@@ -9,8 +9,7 @@ use super::dice::Dice;
 use crate::oci::{Algorithm, Digest, MediaType};
 
 /// The sizes of layers in bytes: around the withheld tail and the buffers, and the ends of what there can be.
-const LAYERS: [u64; 14] =
-    [0, 1, 2, 1000, 4096, 65_535, 65_536, 65_537, 70_000, 100_000, 131_072, 131_073, 200_000, 300_000];
+const LAYERS: [u64; 14] = [0, 1, 2, 1000, 4096, 65_535, 65_536, 65_537, 70_000, 100_000, 131_072, 131_073, 200_000, 300_000];
 
 /// Layers that are worth several connections.
 const LARGE: [u64; 3] = [6 << 20, (8 << 20) + 12_345, 12 << 20];

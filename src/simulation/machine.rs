@@ -111,7 +111,12 @@ pub(super) fn open(path: PathBuf, mount: Arc<Mount>, clock: &Arc<SimulatedClock>
 }
 
 /// The mirror over it, and the places that clients ask for.
-pub(super) fn mirror(store: Store, schedule: &Schedule, registry: &Registry, clock: &Arc<SimulatedClock>) -> (Mirror, Vec<Place>) {
+pub(super) fn mirror(
+    store: Store,
+    schedule: &Schedule,
+    registry: &Registry,
+    clock: &Arc<SimulatedClock>,
+) -> (Mirror, Vec<Place>) {
     let upstream = Arc::new(Upstream {
         name: "docker.io".parse().expect("a name"),
         aliases: Vec::new(),

@@ -147,6 +147,11 @@ impl Registry {
         self.lock().tainted.contains(digest)
     }
 
+    /// Of how many contents something wrong was sent.
+    pub(super) fn count_tainted(&self) -> usize {
+        self.lock().tainted.len()
+    }
+
     /// Closes the accounts, and gives them.
     pub(super) fn settle_accounts(&self) -> Vec<(Digest, Account)> {
         let mut state = self.lock();
@@ -216,7 +221,13 @@ impl Registry {
         state.network.misfortunes.is_none() && state.down.is_none()
     }
 
-    async fn answer(self, question: Question, text: String, open: Open, misfortune: Option<Misfortune>) -> Result<Answer, UpstreamError> {
+    async fn answer(
+        self,
+        question: Question,
+        text: String,
+        open: Open,
+        misfortune: Option<Misfortune>,
+    ) -> Result<Answer, UpstreamError> {
         let down = self.lock().down;
         if let Some(refuses) = down {
             let silent = !refuses;

@@ -129,7 +129,13 @@ impl Schedule {
 }
 
 impl Run {
-    fn roll(dice: &mut Dice, holdings: &[(RepositoryName, Vec<usize>)], tags: &[Tagging], rough_network: bool, rough_disk: bool) -> Self {
+    fn roll(
+        dice: &mut Dice,
+        holdings: &[(RepositoryName, Vec<usize>)],
+        tags: &[Tagging],
+        rough_network: bool,
+        rough_disk: bool,
+    ) -> Self {
         let count = 1 + dice.within(0..8);
         let gathering = dice.millis(0..3000);
         let clients = (0..usize::try_from(count).expect("a few")).map(|number| {

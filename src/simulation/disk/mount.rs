@@ -138,7 +138,12 @@ impl FileSystem for Mount {
 }
 
 impl OpenFile {
-    fn operate<T>(&self, what: &str, effect: Effect, operation: impl FnOnce(&mut Inode, &mut State) -> io::Result<T>) -> io::Result<T> {
+    fn operate<T>(
+        &self,
+        what: &str,
+        effect: Effect,
+        operation: impl FnOnce(&mut Inode, &mut State) -> io::Result<T>,
+    ) -> io::Result<T> {
         self.disk.operate(self.boot, what, &self.name, effect, |state| {
             operation(&mut self.inode.lock().unwrap_or_else(PoisonError::into_inner), state)
         })
@@ -149,7 +154,8 @@ impl StoredFile for OpenFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         self.operate("read", Effect::Reads, |inode, state| {
             // A read may give less than there is, but never nothing.
-            let most = if buffer.len() > 1 && state.dice.one_in(16) { 1 + state.dice.within(0..buffer.len() as u64) } else { u64::MAX };
+            let most =
+                if buffer.len() > 1 && state.dice.one_in(16) { 1 + state.dice.within(0..buffer.len() as u64) } else { u64::MAX };
             let most = usize::try_from(most).map_or(buffer.len(), |most| most.min(buffer.len()));
             Ok(inode.read(&mut buffer[..most], offset))
         })

@@ -19,20 +19,31 @@ pub(super) enum Misfortune {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum InBody {
     /// The connection is cut after so many bytes.
-    Cut { after: u64 },
+    Cut {
+        after: u64,
+    },
     /// Nothing comes after so many bytes.
-    Stall { after: u64 },
+    Stall {
+        after: u64,
+    },
     /// A few bytes come at a time.
     Trickle,
-    WrongByte { at: u64 },
+    WrongByte {
+        at: u64,
+    },
     /// Bytes are missing at the end (an even number) or there are more (an odd one), and the announced length agrees with that
     /// or is missing.
-    OtherSize { by: u64, is_told: bool },
+    OtherSize {
+        by: u64,
+        is_told: bool,
+    },
     NoLength,
     /// `Range` is ignored.
     WholeInsteadOfPart,
     /// The part does not begin where it should, as its `Content-Range` says.
-    OtherPart { by: u64 },
+    OtherPart {
+        by: u64,
+    },
 }
 
 impl InBody {
