@@ -4,6 +4,7 @@ mod budget;
 mod catalog;
 mod conformance;
 mod crash;
+mod eviction;
 mod faults;
 mod parts;
 mod support;

@@ -7,6 +7,7 @@ use std::sync::{Arc, mpsc};
 use rusqlite::Connection;
 
 use super::accesses::Accesses;
+use super::contents::ContentRow;
 use super::readers::Readers;
 use super::writer::{Command, Worker, Writer};
 use super::{CatalogError, schema};
@@ -95,8 +96,8 @@ impl Database {
         self.writer.submit(work, done);
     }
 
-    /// Notes an access of content whose last access in the catalog is `stored`; both in milliseconds since 1970.
-    pub(in crate::store) fn note_access(&self, digest: &Digest, stored: i64, now: i64) {
+    /// Notes a read of content at `now`, in milliseconds since 1970, of which the catalog says `stored`.
+    pub(in crate::store) fn note_access(&self, digest: &Digest, stored: &ContentRow, now: i64) {
         if self.accesses.note(digest, stored, now) {
             // As above.
             let _ = self.writer.send(Command::Flush);

@@ -1,0 +1,186 @@
+//! Which content goes when room is needed: S3-FIFO (Yang et al., SOSP'23) by bytes, in two classes of size. Pure decisions, shared
+//! by the store and by the benchmark; nothing in here knows where content is or whether somebody reads it.
+//!
+//! New content is on probation, a short first-in-first-out queue. If it is used there it moves to the main queue when its turn to
+//! go comes; if it is not, it goes, and is remembered for a while: should it come back in that time, it begins in the main queue. In
+//! the main queue each use buys another round. A scan thus passes through probation and leaves the rest alone.
+
+/// Content below this many bytes is small, and so are manifests of any size.
+const SMALL: u64 = 1 << 20;
+
+/// The share of the budget that small content has to itself: what it has beyond that goes first, what is within goes last.
+const SMALL_SHARE: u64 = 20;
+
+/// Content on probation goes first while it has more than this share of the bytes of its class.
+const PROBATION_SHARE: u64 = 20;
+
+/// Uses are counted up to this number: two bits, as in the paper.
+pub(crate) const MAX_USES: u8 = 3;
+
+/// Reads less than this far apart, in milliseconds, are one use: HEAD and GET, the ranges of a lazy pull, a retry.
+pub(crate) const APART: u64 = 60 * 1000;
+
+/// Classes have queues of their own, since a manifest and a layer differ in size by a factor of a million.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Class {
+    Small,
+    Large,
+}
+
+/// Within a class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Stage {
+    Probation,
+    Main,
+}
+
+/// A first-in-first-out queue of content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Queue {
+    pub(crate) class: Class,
+    pub(crate) stage: Stage,
+}
+
+/// How many bytes are in each queue. A queue in which nothing may go is given as if it were empty.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Occupancy([u64; Queue::ALL.len()]);
+
+/// What becomes of the content that has been in its queue for longest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// To the end of the main queue of its class. What it is known to have been used is less by `spent` from now on.
+    Stay { spent: u8 },
+    /// Out; its digest is remembered if `remember`.
+    Go { remember: bool },
+}
+
+impl Class {
+    pub(crate) fn of(size: u64, is_manifest: bool) -> Self {
+        if is_manifest || size < SMALL { Self::Small } else { Self::Large }
+    }
+
+    /// For how long what went is remembered: while no more than so many bytes of its class have followed it, all that the class has
+    /// room for. With less, what is asked for at longer intervals would not be let in although there is room for it.
+    pub(crate) fn memory(self, budget: u64) -> u64 {
+        let small = budget / SMALL_SHARE;
+        match self {
+            Self::Small => small,
+            Self::Large => budget - small,
+        }
+    }
+}
+
+impl Queue {
+    pub(crate) const ALL: [Self; 4] = [
+        Self::new(Class::Small, Stage::Probation),
+        Self::new(Class::Small, Stage::Main),
+        Self::new(Class::Large, Stage::Probation),
+        Self::new(Class::Large, Stage::Main),
+    ];
+
+    pub(crate) const fn new(class: Class, stage: Stage) -> Self {
+        Self { class, stage }
+    }
+
+    /// Where content begins that is new. `remembered` tells that it went not long ago.
+    pub(crate) fn of_new(class: Class, remembered: bool) -> Self {
+        Self { class, stage: if remembered { Stage::Main } else { Stage::Probation } }
+    }
+
+    /// Its place in [`Queue::ALL`].
+    pub(crate) const fn index(self) -> usize {
+        let class = match self.class {
+            Class::Small => 0,
+            Class::Large => 2,
+        };
+        match self.stage {
+            Stage::Probation => class,
+            Stage::Main => class + 1,
+        }
+    }
+
+    /// Decides about the oldest content of this queue, which has been used so often since it was last decided about.
+    pub(crate) fn verdict(self, uses: u8) -> Verdict {
+        match (self.stage, uses) {
+            (Stage::Probation, 0) => Verdict::Go { remember: true },
+            (Stage::Main, 0) => Verdict::Go { remember: false },
+            (Stage::Probation, uses) => Verdict::Stay { spent: uses },
+            (Stage::Main, _) => Verdict::Stay { spent: 1 },
+        }
+    }
+}
+
+impl Occupancy {
+    pub(crate) fn bytes(&mut self, queue: Queue) -> &mut u64 {
+        &mut self.0[queue.index()]
+    }
+
+    /// The queue whose oldest content is decided about next, in a store of `budget` bytes; `None` if all are empty.
+    pub(crate) fn next(&self, budget: u64) -> Option<Queue> {
+        let [small_probation, small_main, large_probation, large_main] = self.0;
+        let (small, large) = (small_probation + small_main, large_probation + large_main);
+        let (class, probation, all) = if large == 0 || small > budget / SMALL_SHARE {
+            (Class::Small, small_probation, small)
+        } else {
+            (Class::Large, large_probation, large)
+        };
+        let stage = if probation == all || probation > all / PROBATION_SHARE { Stage::Probation } else { Stage::Main };
+        (all > 0).then_some(Queue { class, stage })
+    }
+}
+
+/// Whether a read at `now` is another use of content that was last used at `last`, both in milliseconds since 1970.
+pub(crate) fn is_use(last: i64, now: i64) -> bool {
+    // The clock may have been set back: what lies in the future is as far away as what lies in the past.
+    now.abs_diff(last) >= APART
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn occupancy(bytes: [u64; 4]) -> Occupancy {
+        Occupancy(bytes)
+    }
+
+    #[test]
+    fn queues_are_numbered_in_order() {
+        for (index, queue) in Queue::ALL.into_iter().enumerate() {
+            assert_eq!(queue.index(), index);
+        }
+    }
+
+    #[test]
+    fn small_content_goes_first_beyond_its_share_and_last_within() {
+        let next = |bytes| occupancy(bytes).next(1000).map(|queue| (queue.class, queue.stage));
+        assert_eq!(next([0, 0, 0, 0]), None);
+        assert_eq!(next([50, 0, 0, 900]), Some((Class::Large, Stage::Main)));
+        assert_eq!(next([51, 0, 0, 900]), Some((Class::Small, Stage::Probation)));
+        assert_eq!(next([2, 50, 0, 900]), Some((Class::Small, Stage::Main)));
+        assert_eq!(next([0, 1, 0, 0]), Some((Class::Small, Stage::Main)), "nothing else is left");
+    }
+
+    #[test]
+    fn probation_goes_first_beyond_its_share() {
+        let next = |bytes| occupancy(bytes).next(1000).map(|queue| queue.stage);
+        assert_eq!(next([0, 0, 50, 950]), Some(Stage::Main));
+        assert_eq!(next([0, 0, 51, 949]), Some(Stage::Probation));
+        assert_eq!(next([0, 0, 10, 0]), Some(Stage::Probation));
+    }
+
+    #[test]
+    fn each_use_in_the_main_queue_buys_a_round_and_any_use_on_probation_a_place_in_it() {
+        let [probation, main] = [Stage::Probation, Stage::Main].map(|stage| Queue::new(Class::Large, stage));
+        assert_eq!(probation.verdict(0), Verdict::Go { remember: true });
+        assert_eq!(probation.verdict(3), Verdict::Stay { spent: 3 });
+        assert_eq!(main.verdict(3), Verdict::Stay { spent: 1 });
+        assert_eq!(main.verdict(0), Verdict::Go { remember: false });
+    }
+
+    #[test]
+    fn reads_close_together_are_one_use() {
+        assert!(!is_use(1_000_000, 1_000_000 + 59_999));
+        assert!(is_use(1_000_000, 1_060_000));
+        assert!(is_use(1_000_000, 940_000), "the clock was set back");
+    }
+}
