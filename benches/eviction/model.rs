@@ -59,9 +59,9 @@ impl<K: Copy + Eq + Hash> Model<K> {
         true
     }
 
-    /// Stores content that is not there, unless there can be no room for it.
+    /// Stores content, unless it is there or there can be no room for it.
     pub(crate) fn store(&mut self, key: K, size: u64, is_manifest: bool, now: i64) {
-        if size > self.budget {
+        if size > self.budget || self.contains(&key) {
             return;
         }
         while self.used + size > self.budget {

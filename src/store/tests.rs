@@ -7,4 +7,5 @@ mod crash;
 mod eviction;
 mod faults;
 mod parts;
+mod policy;
 mod support;
