@@ -3,8 +3,10 @@
 
 mod banner;
 mod check_config;
+mod ls;
 mod observers;
 mod serve;
+mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -32,6 +34,32 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
+    /// List what is cached, by the names under which it can be pulled.
+    ///
+    /// Works beside a running server and on a folder that no server has; it changes nothing.
+    Ls {
+        /// Only what belongs to these: an upstream, a namespace, a repository or an image, e.g. docker.io/library.
+        #[arg(value_name = "NAME")]
+        names: Vec<String>,
+        /// The configuration file of the server.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Print one JSON object a line, for scripts. Times are in seconds since 1970-01-01 UTC.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Read all that is cached again, and remove what is damaged: it is fetched again when it is asked for.
+    ///
+    /// Works beside a running server, which then does it, and on a folder that no server has. Exits with 0 if all was right, with
+    /// 1 if something was damaged.
+    Verify {
+        /// The configuration file of the server.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Print one JSON object a line, for scripts.
+        #[arg(long)]
+        json: bool,
+    },
     /// Check a configuration file and say what is wrong with it, without starting anything.
     CheckConfig {
         #[arg(value_name = "FILE")]
@@ -43,6 +71,8 @@ enum Command {
 pub fn run() -> ExitCode {
     match Cli::parse().command {
         Command::Serve { config } => serve::run(config.as_deref()),
+        Command::Ls { names, config, json } => ls::run(config.as_deref(), json, &names),
+        Command::Verify { config, json } => verify::run(config.as_deref(), json),
         Command::CheckConfig { file } => check_config::run(&file),
     }
 }

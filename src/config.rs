@@ -63,6 +63,10 @@ pub struct CacheConfig {
     pub max_size: MaxSize,
     /// Bytes that may be missing of a blob which nobody reads, for it to be fetched all the same.
     pub finish_unread: u64,
+    /// Zero: what is cached is never read again for its own sake.
+    pub verify_within: Duration,
+    /// Whether the content of a manifest is fetched when the manifest is.
+    pub prefetch: bool,
 }
 
 /// How long answers are reused without asking (RFC 9111, section 4.2).
@@ -172,6 +176,8 @@ fn cache(mut section: SectionReader<'_>, environment: &[(String, String)]) -> Ca
         dir: section.path("dir").map_or_else(|| cache_dir::usual(environment), |dir| dir.value),
         max_size: section.value("max_size", value::max_size),
         finish_unread: section.value("finish_unread", value::bytes),
+        verify_within: section.value("verify_within", value::duration),
+        prefetch: section.value("prefetch", value::flag),
     }
 }
 

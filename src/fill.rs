@@ -153,6 +153,11 @@ impl Fills {
         self.shared.broken.get(&source.key(*digest)).filter(|error| !error.is_local())
     }
 
+    /// Whether so few contents are fetched that some may be fetched which nobody waits for.
+    pub fn has_places_to_spare(&self) -> bool {
+        self.shared.places.available_permits() > FILLS_AT_ONCE / 2
+    }
+
     /// How many fills are in flight.
     pub fn count(&self) -> usize {
         self.lock().len()

@@ -7,6 +7,7 @@ mod error;
 mod listings;
 mod manifests;
 mod outcome;
+mod prefetch;
 mod routing;
 mod tags;
 mod trouble;
@@ -22,6 +23,7 @@ use crate::store::{Kind, Store, TagRecord};
 use crate::upstream::Head;
 use crate::util::{Clock, SingleFlight};
 
+use prefetch::Prefetch;
 use trouble::Trouble;
 
 pub use blobs::{BlobAnswer, BlobHead};
@@ -29,6 +31,7 @@ pub use error::MirrorError;
 pub use listings::{Page, ReferrersAnswer, TagsAnswer};
 pub use manifests::{ManifestAnswer, Want};
 pub use outcome::{CacheOutcome, Lookup, StaleReason};
+pub use prefetch::{PrefetchObserver, PrefetchOutcome};
 pub use routing::{Address, Place, RoutingError, Upstream, Upstreams};
 
 /// How much memory documents may take that are hot: manifests, and listings apart from them, in bytes each.
@@ -79,6 +82,8 @@ struct Shared {
     confirmations: SingleFlight<ContentKey, Result<Head, MirrorError>>,
     probes: SingleFlight<UpstreamName, ()>,
     listing_fetches: SingleFlight<listings::Key, Result<Arc<listings::Listing>, MirrorError>>,
+    /// There only if content is to be fetched before it is asked for.
+    prefetch: Option<Arc<Prefetch>>,
 }
 
 /// A manifest, verified.
@@ -112,7 +117,15 @@ enum MissingKey {
 }
 
 impl Mirror {
-    pub fn new(upstreams: Upstreams, store: Store, fills: Fills, clock: Arc<dyn Clock>, timing: Timing) -> Self {
+    /// With `prefetch`, which is told what comes of it, the content of manifests that clients pull is fetched before it is asked for.
+    pub fn new(
+        upstreams: Upstreams,
+        store: Store,
+        fills: Fills,
+        clock: Arc<dyn Clock>,
+        timing: Timing,
+        prefetch: Option<Arc<dyn PrefetchObserver>>,
+    ) -> Self {
         let facts = || FACTS_IN_MEMORY;
         let shared = Shared {
             upstreams,
@@ -138,6 +151,7 @@ impl Mirror {
             confirmations: SingleFlight::new(),
             probes: SingleFlight::new(),
             listing_fetches: SingleFlight::new(),
+            prefetch: prefetch.map(Prefetch::new).map(Arc::new),
         };
         Self { shared: Arc::new(shared) }
     }

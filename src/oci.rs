@@ -6,6 +6,7 @@ mod error;
 mod manifest;
 mod media_type;
 mod name;
+mod platform;
 mod reference;
 
 pub use digest::{Algorithm, Digest, DigestError, Hasher};
@@ -13,4 +14,5 @@ pub use error::ErrorCode;
 pub use manifest::{Descriptor, MANIFEST_MAX_BYTES, Manifest, ManifestError};
 pub use media_type::{MANIFEST_ACCEPT, MediaType, MediaTypeError};
 pub use name::{NameError, RepositoryName, UpstreamName};
+pub use platform::Platform;
 pub use reference::{Reference, ReferenceError, Tag};

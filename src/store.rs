@@ -20,16 +20,22 @@ mod filesystem;
 mod folder;
 mod health;
 mod ingest;
+mod inspect;
 mod layout;
 mod parts;
 mod pins;
 mod refs;
+mod scrub;
 mod walk;
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::Stream;
 
 use self::blobs::Blobs;
 use self::catalog::database::Database;
@@ -47,7 +53,9 @@ pub use catalog::{Catalog, CatalogError, Kind, Link, ListingRecord, TagRecord};
 pub use error::{OpenError, StoreError};
 pub use filesystem::{Entry, FileSystem, Metadata, OsFileSystem, StoredFile};
 pub use ingest::{Ingest, PartWriter};
+pub use inspect::{Image, InspectError, Inspection};
 pub use parts::PartMap;
+pub use scrub::{Verdict, Verified};
 
 /// Where a store is and how large it may become.
 #[derive(Clone, Debug)]
@@ -76,7 +84,7 @@ pub struct Content {
 }
 
 /// Numbers of a store, for metrics. Counts begin when it is opened.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoreStats {
     /// Bytes of content at rest. May be too low while `walking`.
     pub bytes: u64,
@@ -93,6 +101,12 @@ pub struct StoreStats {
     pub catalog_errors: u64,
     /// The catalog is being compared with the folder.
     pub walking: bool,
+    /// Bytes at rest that were read again and found right.
+    pub verified_bytes: u64,
+    /// Contents at rest that were not what their names say, and were removed.
+    pub damaged: u64,
+    /// Passes over all content, to verify it.
+    pub scrubs: u64,
 }
 
 impl Content {
@@ -134,7 +148,7 @@ impl Store {
         )
         .map_err(failed("list the parts in flight in it"))?;
         let refs = Refs { layout: Arc::clone(&layout), fs: Arc::clone(&fs), health: Arc::clone(&health), numbers };
-        let inner = catalog::Inner { database, refs, health: Arc::clone(&health), claims: Exclusive::new(), _folder: folder };
+        let inner = catalog::Inner { database, refs, health: Arc::clone(&health), claims: Exclusive::new(), folder };
         let catalog = Arc::new(inner);
         let blobs = Arc::new(Blobs {
             layout,
@@ -149,6 +163,7 @@ impl Store {
             evictions: AtomicU64::new(0),
             evicted_bytes: AtomicU64::new(0),
             walks: walks.clone(),
+            scrubbed: scrub::Counts::default(),
             parts,
         });
         walk::start(requests, walks, Arc::downgrade(&blobs)).map_err(failed("start the thread that walks through it"))?;
@@ -183,6 +198,37 @@ impl Store {
         let _ = off_thread(move || blobs.remove(&digest)).await;
     }
 
+    /// Says to other processes that want the folder where this one answers, for tools that can ask it instead.
+    ///
+    /// # Errors
+    /// What the disk said.
+    pub fn announce(&self, address: SocketAddr) -> io::Result<()> {
+        self.blobs.catalog.folder.announce(address)
+    }
+
+    /// Reads all content again and verifies it, one after the other; what is wrong is removed. Waits until the catalog agrees with the
+    /// folder, so that nothing is left out.
+    pub fn verify_all(&self) -> impl Stream<Item = Verified> + Send + 'static + use<> {
+        scrub::verify_all(Arc::clone(&self.blobs))
+    }
+
+    /// Has all content read again and verified once in every `period`, a little at a time, as long as the store is open.
+    ///
+    /// # Errors
+    /// If no thread can be started for that.
+    pub fn scrub(&self, period: Duration) -> io::Result<()> {
+        scrub::start(Arc::downgrade(&self.blobs), period)
+    }
+
+    /// Reads a content again and verifies it. What is wrong is removed.
+    ///
+    /// # Errors
+    /// Only at shutdown.
+    pub async fn verify(&self, digest: &Digest) -> Result<Verdict, StoreError> {
+        let (blobs, digest) = (Arc::clone(&self.blobs), *digest);
+        off_thread(move || blobs.verify(&digest)).await
+    }
+
     /// Notes that a write to the file of an [`Ingest`] failed, and says what that means.
     pub fn write_failed(&self, error: io::Error) -> StoreError {
         self.blobs.health.disk_error(Operation::WritePart, &self.blobs.layout.ingest(), &error);
@@ -196,7 +242,7 @@ impl Store {
 
     /// The numbers of this moment.
     pub fn stats(&self) -> StoreStats {
-        let Blobs { budget, health, evictions, evicted_bytes, walks, .. } = &*self.blobs;
+        let Blobs { budget, health, evictions, evicted_bytes, walks, scrubbed, .. } = &*self.blobs;
         let amounts = budget.amounts();
         StoreStats {
             bytes: amounts.at_rest,
@@ -208,6 +254,9 @@ impl Store {
             disk_errors: health.disk_errors(),
             catalog_errors: health.catalog_errors(),
             walking: walks.is_any(),
+            verified_bytes: scrubbed.verified_bytes.load(Ordering::Relaxed),
+            damaged: scrubbed.damaged.load(Ordering::Relaxed),
+            scrubs: scrubbed.passes.load(Ordering::Relaxed),
         }
     }
 

@@ -9,6 +9,7 @@ mod clients;
 mod error;
 mod grant;
 mod pace;
+mod rate_limit;
 mod realm;
 mod redirect;
 mod registry;
@@ -28,6 +29,7 @@ use futures::stream::BoxStream;
 use crate::oci::{Digest, MediaType, Reference, RepositoryName, UpstreamName};
 
 pub use error::{BuildError, Party, Phase, Refusal, UpstreamError};
+pub use rate_limit::RateLimit;
 pub use registry::Registry;
 pub use settings::RegistryConfig;
 
@@ -96,6 +98,8 @@ pub struct Head {
     /// `OCI-Filters-Applied` of the referrers API.
     pub filters_applied: Option<String>,
     pub warning: Option<String>,
+    /// Of the registry's own answers; a CDN's limits are another matter.
+    pub rate_limit: Option<RateLimit>,
 }
 
 /// Where the body of a 206 begins and ends within the whole (both inclusive), and the whole's size when told (RFC 9110 section 14.4).
@@ -118,8 +122,8 @@ pub trait Observer: Send + Sync + 'static {
     fn asked(&self, upstream: &UpstreamName, kind: &'static str, method: &'static str, outcome: Outcome, took: Duration);
     /// So many bytes of an answer's body have arrived.
     fn received(&self, upstream: &UpstreamName, bytes: u64);
-    /// The registry said how many pulls are left (`ratelimit-remaining`, the number before the `;`).
-    fn rate_limit(&self, upstream: &UpstreamName, remaining: u64);
+    /// The registry said how many pulls are left.
+    fn rate_limit(&self, upstream: &UpstreamName, limit: RateLimit);
 }
 
 /// How one HTTP request ended.

@@ -161,6 +161,7 @@ fn without_any_configuration_the_public_registries_are_there() {
     assert_eq!(config.listen.to_string(), "127.0.0.1:5050");
     assert_eq!(config.admin.listen.to_string(), "127.0.0.1:5051");
     assert_eq!((config.cache.dir.as_path(), config.cache.max_size), (Path::new("/home/ada/.cache/larder"), MaxSize::Share(80)));
+    assert!(!config.cache.prefetch);
     assert_eq!((config.freshness.tags, config.freshness.missing), (Duration::from_secs(60), Duration::from_secs(30)));
     assert_eq!((config.tls, config.log.format, config.log.level), (None, LogFormat::Text, tracing::Level::INFO));
     assert_eq!(config.timeouts.answer, Duration::from_secs(25));
@@ -248,7 +249,11 @@ fn every_finding_names_its_place_and_says_what_to_write() {
             "./larder.toml:3:3: unknown key `max_sise` in [cache]; did you mean `max_size`?",
             NO_HINT,
         ),
-        ("[cache]\nzzz = 1", "./larder.toml:2:1: unknown key", "there is `dir`, `max_size` and `finish_unread`"),
+        (
+            "[cache]\nzzz = 1",
+            "./larder.toml:2:1: unknown key",
+            "there is `dir`, `max_size`, `finish_unread`, `verify_within` and `prefetch`",
+        ),
         (
             "max_size = \"1GB\"",
             "./larder.toml:1:1: unknown key `max_size` before the first table; did you mean `cache.max_size`?",

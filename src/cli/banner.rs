@@ -64,7 +64,7 @@ pub(super) fn text(facts: &Facts<'_>) -> String {
 }
 
 /// An address that clients on this machine can use.
-fn reachable(listen: SocketAddr) -> SocketAddr {
+pub(super) fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
@@ -73,7 +73,7 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, listen.port())
 }
 
-fn gigabytes(bytes: u64) -> String {
+pub(super) fn gigabytes(bytes: u64) -> String {
     let gigabytes = bytes as f64 / 1e9;
     if gigabytes < 10.0 { format!("{gigabytes:.2} GB") } else { format!("{gigabytes:.0} GB") }
 }

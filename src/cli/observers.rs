@@ -4,14 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::fill::{self, FillError, Source};
-use crate::mirror::{CacheOutcome, Mirror};
+use crate::mirror::{CacheOutcome, Mirror, PrefetchObserver, PrefetchOutcome};
 use crate::oci::UpstreamName;
 use crate::telemetry::{Levels, Metrics};
-use crate::upstream::{self, UpstreamError};
+use crate::upstream::{self, RateLimit, UpstreamError};
 
 /// The words for what the cache can do, as metrics know them.
 pub(super) fn outcomes() -> Vec<&'static str> {
     CacheOutcome::ALL.iter().map(|outcome| outcome.as_str()).collect()
+}
+
+/// The words for how a prefetch ends, as metrics know them.
+pub(super) fn prefetch_outcomes() -> Vec<&'static str> {
+    PrefetchOutcome::ALL.iter().map(|outcome| outcome.as_str()).collect()
 }
 
 /// Counts what upstreams are asked.
@@ -26,8 +31,8 @@ impl upstream::Observer for UpstreamCounts {
         self.0.upstream_received(upstream.as_str(), bytes);
     }
 
-    fn rate_limit(&self, upstream: &UpstreamName, remaining: u64) {
-        self.0.upstream_rate_limit(upstream.as_str(), remaining);
+    fn rate_limit(&self, upstream: &UpstreamName, limit: RateLimit) {
+        self.0.upstream_rate_limit(upstream.as_str(), limit.limit, limit.remaining);
     }
 }
 
@@ -71,6 +76,15 @@ impl fill::Observer for FillCounts {
     }
 }
 
+/// Counts how prefetches end.
+pub(super) struct PrefetchCounts(pub(super) Arc<Metrics>);
+
+impl PrefetchObserver for PrefetchCounts {
+    fn ended(&self, upstream: &UpstreamName, outcome: PrefetchOutcome) {
+        self.0.prefetch_ended(upstream.as_str(), outcome.as_str());
+    }
+}
+
 /// What the metrics show of the mirror's state.
 pub(super) fn levels(mirror: &Mirror) -> Levels {
     let store = mirror.store().stats();
@@ -82,6 +96,8 @@ pub(super) fn levels(mirror: &Mirror) -> Levels {
         cache_blobs: store.blobs,
         evictions: store.evictions,
         evicted_bytes: store.evicted_bytes,
+        verified_bytes: store.verified_bytes,
+        damaged: store.damaged,
         disk_errors: store.disk_errors.iter().map(|(_, count)| count).sum(),
     }
 }

@@ -14,11 +14,11 @@ use tokio::sync::watch;
 use tracing::level_filters::LevelFilter;
 
 use super::banner::{self, Facts};
-use super::observers::{FillCounts, UpstreamCounts, levels, outcomes};
-use super::{BAD_CONFIG, environment, fail};
+use super::observers::{FillCounts, PrefetchCounts, UpstreamCounts, levels, outcomes, prefetch_outcomes};
+use super::{BAD_CONFIG, environment, fail, verify};
 use crate::config::{self, Config, MaxSize, UpstreamConfig};
 use crate::fill::{Fills, Lanes, Limits};
-use crate::mirror::{Mirror, Timing, Upstream, Upstreams};
+use crate::mirror::{Mirror, PrefetchObserver, Timing, Upstream, Upstreams};
 use crate::server::{Listener, Registry as RegistryApi, Settings, admin_router, load_tls};
 use crate::store::{OsFileSystem, Store, StoreConfig};
 use crate::telemetry::{LogFormat, Metrics, init_logging};
@@ -62,7 +62,7 @@ pub(super) fn run(file: Option<&Path>) -> ExitCode {
 
 async fn serve(config: &Config) -> anyhow::Result<()> {
     let names = config.upstreams.iter().map(|upstream| upstream.name.as_str());
-    let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"), names, &outcomes()));
+    let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"), names, &outcomes(), &prefetch_outcomes()));
     let upstreams = upstreams(config, &metrics)?;
     let clock = Arc::new(SystemClock);
     let max_bytes = max_bytes(config)?;
@@ -76,6 +76,9 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
         store.limit(store.stats().bytes.saturating_add(room(&config.cache.dir)?));
     }
     let max_bytes = store.stats().max_bytes;
+    if !config.cache.verify_within.is_zero() {
+        store.scrub(config.cache.verify_within).context("cannot verify what is cached")?;
+    }
     let lanes = Lanes {
         for_speed: config.limits.connections_per_blob.get(),
         for_readers: LANES_FOR_READERS,
@@ -86,7 +89,8 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     // A tag costs two questions at the most, and leaves a fifth of the time for serving what is cached instead.
     let patience = config.timeouts.answer.mul_f64(0.4);
     let timing = Timing { tags: config.freshness.tags, missing: config.freshness.missing, patience };
-    let mirror = Mirror::new(upstreams, store, fills, clock, timing);
+    let prefetch = config.cache.prefetch.then(|| Arc::new(PrefetchCounts(Arc::clone(&metrics))) as Arc<dyn PrefetchObserver>);
+    let mirror = Mirror::new(upstreams, store, fills, clock, timing, prefetch);
 
     let tls = config.tls.as_ref().map(|tls| load_tls(&tls.cert, &tls.key)).transpose().context("cannot serve TLS")?;
     let api = RegistryApi::new(mirror.clone(), Arc::clone(&metrics), config.timeouts.answer);
@@ -101,6 +105,10 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     let admin =
         TcpListener::bind(config.admin.listen).await.with_context(|| format!("cannot listen on {}", config.admin.listen))?;
 
+    let admin_address = admin.local_addr().context("the admin listener has no address")?;
+    if let Err(error) = mirror.store().announce(admin_address) {
+        tracing::warn!(%error, "tools will not find this process by its folder");
+    }
     announce(config, &listener, &admin, is_tls, max_bytes)?;
     // Without a supervisor there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
@@ -111,7 +119,11 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
         let mirror = mirror.clone();
         Arc::new(move |metrics: &Metrics| metrics.set_levels(&levels(&mirror)))
     };
-    let router = admin_router(Arc::clone(&metrics), refresh, Arc::clone(&is_draining));
+    let verify = {
+        let store = mirror.store().clone();
+        Arc::new(move || verify::as_lines(&store))
+    };
+    let router = admin_router(Arc::clone(&metrics), refresh, Arc::clone(&is_draining), verify);
     // The admin listener answers until the very end: that is when its answers matter.
     let admin = tokio::spawn(async move { axum::serve(admin, router).await });
 

@@ -85,6 +85,8 @@ pub const KEYS: &[Key] = &[
         Value("1GiB"),
         "A blob whose clients have all gone is fetched to its end if no more than this is missing, or it takes no more than a minute. Of others, what is there is kept for a day.",
     ),
+    key(Named("cache"), "verify_within", Text, Value("30d"), "In which time all that is cached is read again and verified, a little at a time; 0s: never. What is wrong is dropped, and fetched again when it is asked for."),
+    key(Named("cache"), "prefetch", Flag, Value("false"), "Whether a manifest that is pulled has its config and layers fetched at once, where the cache has free room for them. Whoever only looks at manifests (skopeo inspect, Renovate) then costs a whole image."),
 
     key(Named("freshness"), "tags", Text, Value("1m"), "How long a tag is served from the cache before the upstream is asked whether it moved."),
     key(Named("freshness"), "missing", Text, Value("30s"), "How long it is remembered that an upstream does not have something; at most 60s."),

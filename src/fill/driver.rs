@@ -95,7 +95,7 @@ async fn run(fills: &Fills, fill: &Fill, expected_size: Option<u64>) -> Result<(
         // The size that is wrong may be the one that the earlier fill was told.
         Err(error) if error.is_integrity_failure() => {
             if let Some((ingest, _)) = resumed {
-                ingest.discard();
+                ingest.discard().await;
             }
             return Err(error);
         }
@@ -133,8 +133,8 @@ async fn run(fills: &Fills, fill: &Fill, expected_size: Option<u64>) -> Result<(
         }
         Err(error) => {
             match fill.map().filter(|_| error.leaves_a_part()) {
-                Some(map) => ingest.note(map).await,
-                None => ingest.discard(),
+                Some(map) => ingest.keep(map).await,
+                None => ingest.discard().await,
             }
             Err(error)
         }

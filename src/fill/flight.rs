@@ -27,6 +27,8 @@ struct State {
     /// The part that content arrives in, from [`Phase::Arriving`] on.
     file: Option<Arc<dyn StoredFile>>,
     plan: Plan,
+    /// The upstream has answered that it has the content.
+    vouched_for: bool,
     /// It is not in flight any more: another fill of the same content can begin.
     landed: bool,
 }
@@ -58,7 +60,7 @@ pub(super) enum Progress {
 
 impl Fill {
     pub(super) fn new(digest: Digest, source: Source) -> Self {
-        let state = State { phase: Phase::Opening, file: None, plan: Plan::default(), landed: false };
+        let state = State { phase: Phase::Opening, file: None, plan: Plan::default(), vouched_for: false, landed: false };
         Self { digest, source, state: Mutex::new(state), changed: Notify::new(), attention: Notify::new() }
     }
 
@@ -96,6 +98,25 @@ impl Fill {
             Phase::Failed { error, .. } => Some(Err(error.clone())),
         })
         .await
+    }
+
+    /// Waits until all of it has arrived and hashes to the digest. It is at rest a moment later.
+    ///
+    /// # Errors
+    /// As [`Fill::opened`].
+    pub async fn verified(&self) -> Result<(), FillError> {
+        self.wait(|state| match &state.phase {
+            Phase::Opening | Phase::Arriving { .. } => None,
+            Phase::Verified { .. } => Some(Ok(())),
+            Phase::Failed { error, .. } => Some(Err(error.clone())),
+        })
+        .await
+    }
+
+    /// Whether the upstream has been asked and has answered that the repository has the content. Content that was found at rest when
+    /// the fill began is nobody's word.
+    pub fn is_vouched_for(&self) -> bool {
+        self.lock().vouched_for
     }
 
     /// Waits until another fill of the same content can begin.
@@ -149,6 +170,7 @@ impl Fill {
 
     pub(super) fn begin(&self, size: Option<u64>, file: Arc<dyn StoredFile>) {
         self.change(|state| {
+            state.vouched_for = true;
             state.file = Some(file);
             state.phase = Phase::Arriving { size };
             if let Some(size) = size {

@@ -19,7 +19,7 @@ enum Script {
     Fail(UpstreamError),
     Panic,
     Body {
-        head: Head,
+        head: Box<Head>,
         /// Chunks; `None` cuts the connection.
         chunks: Vec<Option<Bytes>>,
     },
@@ -66,7 +66,7 @@ impl Origin for Scripted {
                             chunk.ok_or_else(|| UpstreamError::Broken { reason: "cut".to_owned() })
                         }
                     });
-                    Ok(Answer { head, body: body.boxed() })
+                    Ok(Answer { head: *head, body: body.boxed() })
                 }
             }
         }
@@ -171,7 +171,7 @@ fn body(content: &Bytes, from: usize, cut_after: Option<usize>) -> Script {
         chunks.truncate(cut_after);
         chunks.push(None);
     }
-    Script::Body { head, chunks }
+    Script::Body { head: Box::new(head), chunks }
 }
 
 /// Of a content of that size, the first `len` bytes are there.
@@ -409,7 +409,7 @@ async fn a_refusal_before_the_first_byte_is_not_held_against_the_next_request() 
 async fn an_upstream_without_a_length_is_read_to_its_end() {
     let content = content(3);
     let chunks = content.chunks(CHUNK).map(|chunk| Some(Bytes::copy_from_slice(chunk))).collect();
-    let bed = Bed::new(vec![Script::Body { head: Head::default(), chunks }]);
+    let bed = Bed::new(vec![Script::Body { head: Box::default(), chunks }]);
     let fill = bed.begin(Digest::sha256(&content));
     assert_eq!(fill.opened().await.unwrap(), None);
     bed.permit(3);

@@ -100,6 +100,9 @@ impl Mirror {
             }
             match fill.opened().await {
                 Ok(_) => {
+                    if of_this_place && !fill.is_vouched_for() && matches!(access, Access::Unproven { .. }) {
+                        self.confirm(place, key).await?;
+                    }
                     self.grant(key).await;
                     return Ok(BlobAnswer { content: Readable::InFlight(fill), lookup: Lookup::of(outcome) });
                 }

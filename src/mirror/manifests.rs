@@ -38,10 +38,14 @@ impl Mirror {
     /// # Errors
     /// [`MirrorError`] if there is none, or it cannot be had.
     pub async fn manifest(&self, place: &Place, reference: &Reference, want: Want) -> Result<ManifestAnswer, MirrorError> {
-        match reference {
-            Reference::Digest(digest) => self.manifest_by_digest(place, digest, want).await,
-            Reference::Tag(tag) => self.manifest_by_tag(place, tag, want).await,
+        let answer = match reference {
+            Reference::Digest(digest) => self.manifest_by_digest(place, digest, want).await?,
+            Reference::Tag(tag) => self.manifest_by_tag(place, tag, want).await?,
+        };
+        if want == Want::Body {
+            self.prefetch(place, &answer);
         }
+        Ok(answer)
     }
 
     async fn manifest_by_digest(&self, place: &Place, digest: &Digest, want: Want) -> Result<ManifestAnswer, MirrorError> {

@@ -3,12 +3,18 @@
 
 use serde::Deserialize;
 
-use super::digest::Digest;
+use super::digest::{Digest, DigestError};
 use super::media_type::MediaType;
+use super::platform::{Platform, RawPlatform};
 
 /// The largest manifest that is accepted, in bytes: 4 MiB, the limit that the specification asks registries to support and
 /// that the common clients stop at.
 pub const MANIFEST_MAX_BYTES: usize = 4 << 20;
+
+/// How the media types begin of layers that registries may be without: Docker's, and those that the image spec has deprecated
+/// (layer.md, "Non-Distributable Layers").
+const FOREIGN_TYPES: [&str; 2] =
+    ["application/vnd.docker.image.rootfs.foreign.", "application/vnd.oci.image.layer.nondistributable."];
 
 /// What a manifest's bytes say about it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,6 +34,10 @@ pub struct Descriptor {
     pub size: u64,
     /// Listed for the platform `unknown/unknown`: what buildx attaches to an image, which is not an image itself.
     pub is_attachment: bool,
+    /// To be had elsewhere (`urls`) or not to be distributed at all: the registry may well be without it.
+    pub is_foreign: bool,
+    /// What the image is for, where an index says so.
+    pub platform: Option<Platform>,
 }
 
 /// Why bytes are not accepted as a manifest of the media type they came with.
@@ -55,17 +65,30 @@ struct Document {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct RawDescriptor {
     digest: String,
     #[serde(default)]
     size: u64,
+    media_type: Option<String>,
+    urls: Option<Vec<String>>,
     platform: Option<RawPlatform>,
 }
 
-#[derive(Deserialize)]
-struct RawPlatform {
-    #[serde(default)]
-    os: String,
+impl RawDescriptor {
+    fn parse(self) -> Result<Descriptor, (String, DigestError)> {
+        let digest = self.digest.parse().map_err(|error| (self.digest, error))?;
+        let is_elsewhere = self.urls.is_some_and(|urls| !urls.is_empty());
+        let is_foreign_type = |media_type: String| FOREIGN_TYPES.iter().any(|foreign| media_type.starts_with(foreign));
+        let platform = self.platform.unwrap_or_default();
+        Ok(Descriptor {
+            digest,
+            size: self.size,
+            is_attachment: platform.is_of_attachment(),
+            is_foreign: is_elsewhere || self.media_type.is_some_and(is_foreign_type),
+            platform: platform.platform(),
+        })
+    }
 }
 
 impl Manifest {
@@ -89,12 +112,9 @@ impl Manifest {
         if document.manifests.is_some() && (document.layers.is_some() || document.config.is_some()) {
             return Err(ManifestError::Ambiguous);
         }
-        let parse = |raw: RawDescriptor| match raw.digest.parse() {
-            Ok(digest) => {
-                let is_attachment = raw.platform.is_some_and(|platform| platform.os == "unknown");
-                Ok(Descriptor { digest, size: raw.size, is_attachment })
-            }
-            Err(error) => Err(ManifestError::Malformed(media_type.clone(), format!("{:?}: {error}", raw.digest))),
+        let parse = |raw: RawDescriptor| {
+            let malformed = |(digest, error)| ManifestError::Malformed(media_type.clone(), format!("{digest:?}: {error}"));
+            raw.parse().map_err(malformed)
         };
         let parse_all = |raw: Option<Vec<RawDescriptor>>| raw.into_iter().flatten().map(parse).collect::<Result<Vec<_>, _>>();
         let inspect = || {
@@ -146,7 +166,36 @@ mod tests {
     fn an_index_refers_to_manifests() {
         let text = format!(r#"{{"mediaType":"{}","manifests":[{}]}}"#, MediaType::OCI_INDEX, descriptor(b"m"));
         let manifest = Manifest::inspect(text.as_bytes(), &media_type(MediaType::OCI_INDEX)).unwrap();
-        assert_eq!(manifest.manifests, [Descriptor { digest: Digest::sha256(b"m"), size: 1, is_attachment: false }]);
+        let [child] = manifest.manifests.try_into().unwrap();
+        assert_eq!((child.digest, child.size, child.is_attachment, child.platform), (Digest::sha256(b"m"), 1, false, None));
+    }
+
+    #[test]
+    fn an_index_says_what_its_manifests_are_for() {
+        let child = |platform: &str| format!(r#"{{"digest":"{}","platform":{platform}}}"#, Digest::sha256(b"m"));
+        let image = child(r#"{"os":"linux","architecture":"arm64","variant":"v8"}"#);
+        let attestation = child(r#"{"os":"unknown","architecture":"unknown"}"#);
+        let text = format!(r#"{{"manifests":[{image},{attestation},{}]}}"#, child("null"));
+        let children = Manifest::inspect(text.as_bytes(), &media_type(MediaType::OCI_INDEX)).unwrap().manifests;
+        let platforms: Vec<_> = children.iter().map(|child| child.platform.as_ref().map(ToString::to_string)).collect();
+        assert_eq!(platforms, [Some("linux/arm64".to_owned()), None, None]);
+        assert_eq!(children.iter().map(|child| child.is_attachment).collect::<Vec<_>>(), [false, true, false]);
+    }
+
+    #[test]
+    fn what_a_registry_may_be_without_is_foreign() {
+        for (fields, is_foreign) in [
+            (r#""mediaType":"application/vnd.docker.image.rootfs.diff.tar.gzip""#, false),
+            (r#""mediaType":"application/vnd.docker.image.rootfs.diff.tar.gzip","urls":null"#, false),
+            (r#""mediaType":"application/vnd.docker.image.rootfs.diff.tar.gzip","urls":[]"#, false),
+            (r#""mediaType":"application/vnd.docker.image.rootfs.diff.tar.gzip","urls":["https://elsewhere.example/"]"#, true),
+            (r#""mediaType":"application/vnd.docker.image.rootfs.foreign.diff.tar.gzip""#, true),
+            (r#""mediaType":"application/vnd.oci.image.layer.nondistributable.v1.tar+zstd""#, true),
+        ] {
+            let text = format!(r#"{{"layers":[{{"digest":"{}","size":1,{fields}}}]}}"#, Digest::sha256(b"l"));
+            let manifest = Manifest::inspect(text.as_bytes(), &media_type(MediaType::DOCKER_MANIFEST)).unwrap();
+            assert_eq!(manifest.blobs[0].is_foreign, is_foreign, "{fields}");
+        }
     }
 
     #[test]

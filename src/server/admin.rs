@@ -1,18 +1,31 @@
-//! The admin listener: health for supervisors, metrics for Prometheus. It shows no secret, and is on loopback unless an operator
-//! puts it elsewhere.
+//! The admin listener: health for supervisors, metrics for Prometheus, and what `larder`'s own tools ask a running server. It shows
+//! no secret, and is on loopback unless an operator puts it elsewhere.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
-use axum::http::{StatusCode, header};
+use axum::body::Body;
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
-use axum::routing::get;
+use axum::routing::{get, post};
+use futures::StreamExt;
+use futures::stream::BoxStream;
 
 use crate::telemetry::Metrics;
 
-/// The routes of the admin listener. `is_draining` turns `/readyz` to 503 while the server finishes what it has begun.
-pub fn router(metrics: Arc<Metrics>, refresh: Arc<dyn Fn(&Metrics) + Send + Sync>, is_draining: Arc<AtomicBool>) -> Router {
+/// Lines of text that come as work goes on.
+pub type Lines = BoxStream<'static, String>;
+
+/// The routes of the admin listener. `is_draining` turns `/readyz` to 503 while the server finishes what it has begun; `verify` begins
+/// to verify all that is cached and tells about it.
+pub fn router(
+    metrics: Arc<Metrics>,
+    refresh: Arc<dyn Fn(&Metrics) + Send + Sync>,
+    is_draining: Arc<AtomicBool>,
+    verify: Arc<dyn Fn() -> Lines + Send + Sync>,
+) -> Router {
     let scrape = move || {
         let (metrics, refresh) = (Arc::clone(&metrics), Arc::clone(&refresh));
         async move {
@@ -31,7 +44,16 @@ pub fn router(metrics: Arc<Metrics>, refresh: Arc<dyn Fn(&Metrics) + Send + Sync
             (StatusCode::OK, "ready\n")
         }
     };
+    let verify = move |headers: HeaderMap| async move {
+        // A web page that somebody looks at on this machine is not to make the disks work.
+        if headers.contains_key(header::ORIGIN) {
+            return (StatusCode::FORBIDDEN, "not from a browser\n").into_response();
+        }
+        let lines = verify().map(|line| Ok::<_, Infallible>(line + "\n"));
+        ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response()
+    };
     Router::new()
+        .route("/verify", post(verify))
         .route("/livez", get(|| async { "alive\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(scrape))

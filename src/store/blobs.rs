@@ -16,6 +16,7 @@ use super::health::{Health, Operation};
 use super::layout::Layout;
 use super::parts::Parts;
 use super::pins::Pins;
+use super::scrub;
 use super::walk;
 use crate::oci::{Digest, Hasher, MANIFEST_MAX_BYTES};
 use crate::util::Clock;
@@ -36,6 +37,7 @@ pub(super) struct Blobs {
     pub(super) evictions: AtomicU64,
     pub(super) evicted_bytes: AtomicU64,
     pub(super) walks: walk::Pending,
+    pub(super) scrubbed: scrub::Counts,
     pub(super) parts: Parts,
 }
 

@@ -8,7 +8,7 @@ mod listings;
 pub(super) mod names;
 pub(super) mod queues;
 mod readers;
-mod schema;
+pub(super) mod schema;
 mod writer;
 
 use std::io;
@@ -86,7 +86,7 @@ pub(super) struct Inner {
     /// A ref's path is held while the ref and its row are changed.
     pub(super) claims: Exclusive<PathBuf>,
     /// Given up last, after the writer has finished.
-    pub(super) _folder: Folder,
+    pub(super) folder: Folder,
 }
 
 impl TagRecord {

@@ -2,6 +2,7 @@
 //! whatever it cannot store.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -12,7 +13,12 @@ use super::health::Operation;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error("the folder {} is in use by another process{}", .dir.display(), .pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default())]
-    InUse { dir: PathBuf, pid: Option<u32> },
+    InUse {
+        dir: PathBuf,
+        pid: Option<u32>,
+        /// Where the other process answers, if it has said so.
+        address: Option<SocketAddr>,
+    },
     /// The folder has files in it but not our marker: it may be somebody's home.
     #[error("the folder {} is not empty and was not made by Larder; give it a folder of its own", .0.display())]
     NotOurs(PathBuf),

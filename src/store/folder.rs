@@ -3,6 +3,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
+use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -28,8 +29,8 @@ const LOST_AND_FOUND: &str = "lost+found";
 #[derive(Debug)]
 pub(super) struct Folder {
     path: PathBuf,
-    /// Holds the lock (`flock`).
-    _lock: File,
+    /// Holds the lock (`flock`). Says whose it is, and where its holder answers.
+    lock: File,
 }
 
 /// What the marker file says.
@@ -57,7 +58,12 @@ impl Folder {
         if !finished {
             write_marker(&path).map_err(failed("write its marker"))?;
         }
-        Ok(Self { path, _lock: lock })
+        Ok(Self { path, lock })
+    }
+
+    /// Says to other processes where this one answers.
+    pub(super) fn announce(&self, address: SocketAddr) -> io::Result<()> {
+        writeln!(&self.lock, "{address}")
     }
 
     /// The folder's path, absolute and without symbolic links.
@@ -79,8 +85,12 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let mut text = String::new();
-            let pid = (&file).take(16).read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
-            return Err(OpenError::InUse { dir: dir.to_owned(), pid });
+            // It may have been given back, and taken again, in between: then it says nothing yet.
+            let _ = (&file).take(128).read_to_string(&mut text);
+            let mut lines = text.lines();
+            let pid = lines.next().and_then(|line| line.parse().ok());
+            let address = lines.next().and_then(|line| line.parse().ok());
+            return Err(OpenError::InUse { dir: dir.to_owned(), pid, address });
         }
         Err(TryLockError::Error(error)) => return Err(failed(error)),
     }

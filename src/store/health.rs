@@ -10,6 +10,7 @@ use super::catalog::CatalogError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Operation {
     OpenBlob,
+    ReadBlob,
     StatBlob,
     RemoveBlob,
     CreatePart,
@@ -40,8 +41,9 @@ pub(super) struct Health {
 // === impl Operation ===
 
 impl Operation {
-    pub(super) const ALL: [Self; 19] = [
+    pub(super) const ALL: [Self; 20] = [
         Self::OpenBlob,
+        Self::ReadBlob,
         Self::StatBlob,
         Self::RemoveBlob,
         Self::CreatePart,
@@ -65,6 +67,7 @@ impl Operation {
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::OpenBlob => "open blob",
+            Self::ReadBlob => "read blob",
             Self::StatBlob => "stat blob",
             Self::RemoveBlob => "remove blob",
             Self::CreatePart => "create part",

@@ -124,9 +124,23 @@ impl Ingest {
         let _ = off_thread(note).await;
     }
 
-    /// Removes the part, whatever was noted of it.
-    pub fn discard(self) {
+    /// Ends it, and keeps what has been written for another fill, which can take it up when this returns.
+    pub async fn keep(mut self, map: PartMap) {
+        self.note(map).await;
+        self.settle().await;
+    }
+
+    /// Ends it and removes the part, whatever was noted of it.
+    pub async fn discard(mut self) {
         *self.part.noted.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.settle().await;
+    }
+
+    async fn settle(&mut self) {
+        if let Some(settle) = self.part.settle() {
+            // Fails at shutdown only.
+            let _ = off_thread(settle).await;
+        }
     }
 
     /// Makes sure that the content may be `total` bytes long.
@@ -255,16 +269,16 @@ impl Part {
     }
 }
 
-impl Drop for Part {
-    /// Removing or shortening a large file takes long, so this does not do it on an async thread.
-    fn drop(&mut self) {
+impl Part {
+    /// What is to be done with a part that has not become content: it is kept or removed. Blocks.
+    fn settle(&mut self) -> Option<impl FnOnce() + Send + 'static> {
         if !std::mem::take(&mut self.present) {
-            return;
+            return None;
         }
-        let (blobs, name, writers) = (Arc::clone(&self.blobs), self.name, Arc::clone(&self.writers));
+        let (blobs, name, writers) = (Arc::clone(&self.blobs), self.name, std::mem::take(&mut self.writers));
         let noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner).take();
         let reservation = Arc::clone(&self.reservation);
-        let abort = move || {
+        Some(move || {
             let reservation = reservation.lock().unwrap_or_else(PoisonError::into_inner).take();
             match noted {
                 Some(map) => {
@@ -277,10 +291,17 @@ impl Drop for Part {
                     drop(reservation);
                 }
             }
-        };
+        })
+    }
+}
+
+impl Drop for Part {
+    /// Removing or shortening a large file takes long, so this does not do it on an async thread.
+    fn drop(&mut self) {
+        let Some(settle) = self.settle() else { return };
         match tokio::runtime::Handle::try_current() {
-            Ok(_) => drop(blocking(abort)),
-            Err(_) => abort(),
+            Ok(_) => drop(blocking(settle)),
+            Err(_) => settle(),
         }
     }
 }

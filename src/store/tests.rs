@@ -8,4 +8,5 @@ mod eviction;
 mod faults;
 mod parts;
 mod policy;
+mod scrub;
 mod support;

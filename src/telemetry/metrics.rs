@@ -1,8 +1,9 @@
 //! Metrics in Prometheus' text form. Every series exists from the start, and every label has a closed set of values: never a
 //! repository, a tag, a digest or a client.
 
+mod levels;
+
 use std::fmt;
-use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,6 +14,10 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+
+pub use levels::Levels;
+
+use levels::LevelGauges;
 
 /// Upper bounds of the histograms of durations, in seconds: a cached manifest to a large layer over a slow link.
 const SECONDS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0];
@@ -39,11 +44,13 @@ pub struct Metrics {
     upstream_requests: Family<Labels<3>, Counter>,
     upstream_bytes: Family<Labels<1>, Counter>,
     upstream_duration: Family<Labels<1>, Histogram, fn() -> Histogram>,
+    upstream_ratelimit_limit: Family<Labels<1>, Gauge>,
     upstream_ratelimit_remaining: Family<Labels<1>, Gauge>,
     fill_joins: Counter,
     fill_resumes: Family<Labels<1>, Counter>,
     fills_ended: Family<Labels<1>, Counter>,
     verification_failures: Family<Labels<1>, Counter>,
+    prefetches: Family<Labels<2>, Counter>,
     levels: Mutex<LevelGauges>,
 }
 
@@ -59,32 +66,6 @@ pub struct RequestFacts {
     pub duration: Duration,
     /// Whether all of the body was handed to the connection.
     pub is_complete: bool,
-}
-
-/// What is read off when metrics are scraped.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Levels {
-    pub fills_in_flight: u64,
-    pub cache_bytes: u64,
-    pub cache_reserved_bytes: u64,
-    pub cache_capacity_bytes: u64,
-    pub cache_blobs: u64,
-    pub evictions: u64,
-    pub evicted_bytes: u64,
-    pub disk_errors: u64,
-}
-
-struct LevelGauges {
-    fills_in_flight: Gauge<u64, AtomicU64>,
-    cache_bytes: Gauge<u64, AtomicU64>,
-    cache_reserved_bytes: Gauge<u64, AtomicU64>,
-    cache_capacity_bytes: Gauge<u64, AtomicU64>,
-    cache_blobs: Gauge<u64, AtomicU64>,
-    evictions: Counter,
-    evicted_bytes: Counter,
-    disk_errors: Counter,
-    resident_bytes: Gauge<u64, AtomicU64>,
-    open_descriptors: Gauge<u64, AtomicU64>,
 }
 
 /// Labels of a series: names with values out of closed sets, or the names of configured upstreams.
@@ -105,8 +86,14 @@ impl Metrics {
     /// The media type of [`Metrics::encode`].
     pub const CONTENT_TYPE: &'static str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-    /// Metrics for `upstreams`; `outcomes` are the words for what the cache can do for a request.
-    pub fn new<'a>(version: &'static str, upstreams: impl IntoIterator<Item = &'a str>, outcomes: &[&'static str]) -> Self {
+    /// Metrics for `upstreams`; `outcomes` are the words for what the cache can do for a request, `prefetch_outcomes` those for how
+    /// a prefetch ends.
+    pub fn new<'a>(
+        version: &'static str,
+        upstreams: impl IntoIterator<Item = &'a str>,
+        outcomes: &[&'static str],
+        prefetch_outcomes: &[&'static str],
+    ) -> Self {
         let mut registry = Registry::with_prefix("larder");
         let seconds: fn() -> Histogram = || Histogram::new(SECONDS);
         let requests = Family::default();
@@ -119,11 +106,13 @@ impl Metrics {
         let upstream_requests = Family::default();
         let upstream_bytes = Family::default();
         let upstream_duration = Family::new_with_constructor(seconds);
+        let upstream_ratelimit_limit = Family::default();
         let upstream_ratelimit_remaining = Family::default();
         let fill_joins = Counter::default();
         let fill_resumes = Family::default();
         let fills_ended = Family::default();
         let verification_failures = Family::default();
+        let prefetches = Family::default();
 
         let build: Family<Labels<1>, Gauge> = Family::default();
         build.get_or_create(&Labels([("version", version.into())])).set(1);
@@ -163,6 +152,11 @@ impl Metrics {
             upstream_duration.clone(),
         );
         registry.register(
+            "upstream_ratelimit_limit",
+            "Pulls that the upstream last said it allows in a window; -1 while it has said nothing",
+            upstream_ratelimit_limit.clone(),
+        );
+        registry.register(
             "upstream_ratelimit_remaining",
             "Pulls that the upstream last said are left; -1 while it has said nothing",
             upstream_ratelimit_remaining.clone(),
@@ -175,6 +169,7 @@ impl Metrics {
             "Contents whose bytes were not what their digest or size says: never kept, never served whole",
             verification_failures.clone(),
         );
+        registry.register("prefetches", "Pulled manifests whose content was looked after, by how that ended", prefetches.clone());
         // Two scrapes at once must not both raise a counter by the same difference.
         let levels = Mutex::new(LevelGauges::register(&mut registry));
         let this = Self {
@@ -189,19 +184,26 @@ impl Metrics {
             upstream_requests,
             upstream_bytes,
             upstream_duration,
+            upstream_ratelimit_limit,
             upstream_ratelimit_remaining,
             fill_joins,
             fill_resumes,
             fills_ended,
             verification_failures,
+            prefetches,
             levels,
         };
-        this.zero(upstreams, outcomes);
+        this.zero(upstreams, outcomes, prefetch_outcomes);
         this
     }
 
     /// Has every series exist before it counts, so that a rate over the first event is not lost.
-    fn zero<'a>(&self, upstreams: impl IntoIterator<Item = &'a str>, outcomes: &[&'static str]) {
+    fn zero<'a>(
+        &self,
+        upstreams: impl IntoIterator<Item = &'a str>,
+        outcomes: &[&'static str],
+        prefetch_outcomes: &[&'static str],
+    ) {
         for kind in KINDS {
             for outcome in outcomes.iter().copied().chain(["none", "error"]) {
                 let _ = self.requests.get_or_create(&Labels([("kind", kind.into()), ("cache", outcome.into())]));
@@ -228,6 +230,10 @@ impl Metrics {
             let _ = self.upstream_duration.get_or_create(&Labels([label()]));
             let _ = self.fill_resumes.get_or_create(&Labels([label()]));
             let _ = self.verification_failures.get_or_create(&Labels([label()]));
+            for outcome in prefetch_outcomes {
+                let _ = self.prefetches.get_or_create(&Labels([label(), ("result", (*outcome).into())]));
+            }
+            self.upstream_ratelimit_limit.get_or_create(&Labels([label()])).set(-1);
             self.upstream_ratelimit_remaining.get_or_create(&Labels([label()])).set(-1);
         }
     }
@@ -274,9 +280,13 @@ impl Metrics {
         self.upstream_bytes.get_or_create(&of(upstream)).inc_by(bytes);
     }
 
-    pub fn upstream_rate_limit(&self, upstream: &str, remaining: u64) {
-        let remaining = i64::try_from(remaining).unwrap_or(i64::MAX);
-        self.upstream_ratelimit_remaining.get_or_create(&of(upstream)).set(remaining);
+    /// An upstream said how many pulls it allows, if it did, and how many of them are left.
+    pub fn upstream_rate_limit(&self, upstream: &str, limit: Option<u64>, remaining: u64) {
+        let level = |count| i64::try_from(count).unwrap_or(i64::MAX);
+        if let Some(limit) = limit {
+            self.upstream_ratelimit_limit.get_or_create(&of(upstream)).set(level(limit));
+        }
+        self.upstream_ratelimit_remaining.get_or_create(&of(upstream)).set(level(remaining));
     }
 
     pub fn fill_joined(&self) {
@@ -296,75 +306,20 @@ impl Metrics {
         self.verification_failures.get_or_create(&of(upstream)).inc();
     }
 
+    /// `result` is one of the words that [`Metrics::new`] was given.
+    pub fn prefetch_ended(&self, upstream: &str, result: &'static str) {
+        let labels = Labels([("upstream", upstream.to_owned().into()), ("result", result.into())]);
+        self.prefetches.get_or_create(&labels).inc();
+    }
+
     /// Sets what is read off at a scrape.
     pub fn set_levels(&self, levels: &Levels) {
         self.levels.lock().unwrap_or_else(PoisonError::into_inner).set(levels);
     }
 }
 
-impl LevelGauges {
-    fn register(registry: &mut Registry) -> Self {
-        let this = Self {
-            fills_in_flight: Gauge::default(),
-            cache_bytes: Gauge::default(),
-            cache_reserved_bytes: Gauge::default(),
-            cache_capacity_bytes: Gauge::default(),
-            cache_blobs: Gauge::default(),
-            evictions: Counter::default(),
-            evicted_bytes: Counter::default(),
-            disk_errors: Counter::default(),
-            resident_bytes: Gauge::default(),
-            open_descriptors: Gauge::default(),
-        };
-        registry.register("fills_in_flight", "Contents that are being fetched", this.fills_in_flight.clone());
-        registry.register_with_unit("cache_used", "Bytes of content at rest", Unit::Bytes, this.cache_bytes.clone());
-        registry.register_with_unit(
-            "cache_reserved",
-            "Bytes reserved for content in flight",
-            Unit::Bytes,
-            this.cache_reserved_bytes.clone(),
-        );
-        registry.register_with_unit(
-            "cache_capacity",
-            "Bytes that the cache may take",
-            Unit::Bytes,
-            this.cache_capacity_bytes.clone(),
-        );
-        registry.register("cache_blobs", "Contents at rest", this.cache_blobs.clone());
-        registry.register("evictions", "Contents evicted to make room", this.evictions.clone());
-        registry.register_with_unit("evicted", "Bytes evicted to make room", Unit::Bytes, this.evicted_bytes.clone());
-        registry.register("disk_errors", "Operations on the cache's disk that failed", this.disk_errors.clone());
-        registry.register_with_unit(
-            "process_resident",
-            "Resident memory of the process",
-            Unit::Bytes,
-            this.resident_bytes.clone(),
-        );
-        registry.register("process_open_descriptors", "Open file descriptors of the process", this.open_descriptors.clone());
-        this
-    }
-
-    fn set(&self, levels: &Levels) {
-        self.fills_in_flight.set(levels.fills_in_flight);
-        self.cache_bytes.set(levels.cache_bytes);
-        self.cache_reserved_bytes.set(levels.cache_reserved_bytes);
-        self.cache_capacity_bytes.set(levels.cache_capacity_bytes);
-        self.cache_blobs.set(levels.cache_blobs);
-        raise(&self.evictions, levels.evictions);
-        raise(&self.evicted_bytes, levels.evicted_bytes);
-        raise(&self.disk_errors, levels.disk_errors);
-        self.resident_bytes.set(resident_bytes().unwrap_or(0));
-        self.open_descriptors.set(std::fs::read_dir("/proc/self/fd").map_or(0, |descriptors| descriptors.count() as u64));
-    }
-}
-
 fn of(upstream: &str) -> Labels<1> {
     Labels([("upstream", upstream.to_owned().into())])
-}
-
-/// Brings a counter up to a total that somebody else counts.
-fn raise(counter: &Counter, total: u64) {
-    counter.inc_by(total.saturating_sub(counter.get()));
 }
 
 fn class(status: u16) -> &'static str {
@@ -377,19 +332,13 @@ fn class(status: u16) -> &'static str {
     }
 }
 
-/// The resident set, from `/proc/self/statm`, whose second field counts pages.
-fn resident_bytes() -> Option<u64> {
-    let pages: u64 = std::fs::read_to_string("/proc/self/statm").ok()?.split(' ').nth(1)?.parse().ok()?;
-    Some(pages * rustix::param::page_size() as u64)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn every_series_exists_from_the_start_and_counts() {
-        let metrics = Metrics::new("1.0", ["docker.io"], &["hit", "miss"]);
+        let metrics = Metrics::new("1.0", ["docker.io"], &["hit", "miss"], &["filled", "failed"]);
         let has = |line: &str| {
             let text = metrics.encode().unwrap();
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
@@ -397,6 +346,7 @@ mod tests {
         has(r#"larder_requests_total{kind="blob",cache="hit"} 0"#);
         has(r#"larder_upstream_requests_total{upstream="docker.io",kind="manifest",status="429"} 0"#);
         has(r#"larder_verification_failures_total{upstream="docker.io"} 0"#);
+        has(r#"larder_upstream_ratelimit_limit{upstream="docker.io"} -1"#);
         has(r#"larder_upstream_ratelimit_remaining{upstream="docker.io"} -1"#);
         has(r#"larder_build_info{version="1.0"} 1"#);
         let facts = RequestFacts {
@@ -410,6 +360,9 @@ mod tests {
         };
         metrics.request(&facts);
         metrics.upstream_asked("docker.io", "manifest", 429, Duration::from_millis(1));
+        metrics.prefetch_ended("docker.io", "filled");
+        metrics.upstream_rate_limit("docker.io", Some(100), 76);
+        metrics.upstream_rate_limit("docker.io", None, 75);
         metrics.set_levels(&Levels { evictions: 3, cache_bytes: 7, ..Levels::default() });
         metrics.set_levels(&Levels { evictions: 3, cache_bytes: 5, ..Levels::default() });
         has(r#"larder_requests_total{kind="blob",cache="hit"} 1"#);
@@ -417,6 +370,10 @@ mod tests {
         has(r#"larder_responses_total{status="2xx"} 1"#);
         has("larder_incomplete_responses_total 1");
         has(r#"larder_upstream_requests_total{upstream="docker.io",kind="manifest",status="429"} 1"#);
+        has(r#"larder_upstream_ratelimit_limit{upstream="docker.io"} 100"#);
+        has(r#"larder_upstream_ratelimit_remaining{upstream="docker.io"} 75"#);
+        has(r#"larder_prefetches_total{upstream="docker.io",result="filled"} 1"#);
+        has(r#"larder_prefetches_total{upstream="docker.io",result="failed"} 0"#);
         has("larder_evictions_total 3");
         has("larder_cache_used_bytes 5");
     }

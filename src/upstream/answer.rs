@@ -14,6 +14,8 @@ use serde::Deserialize;
 use url::Url;
 
 use super::error::{Party, Refusal, UpstreamError};
+use super::rate_limit::RateLimit;
+use super::redirect::{Hop, Reach};
 use super::registry::Form;
 use super::wire::{self, Wire};
 use super::{Answer, Body, ContentRange, Head};
@@ -23,8 +25,8 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// The longest error code that is passed on.
 const CODE_MAX_BYTES: usize = 40;
 
-/// The answer in `response`, which came from `url` in answer to a request of this `form`.
-pub(super) async fn read(wire: &Arc<Wire>, form: Form, url: &Url, response: Response) -> Result<Answer, UpstreamError> {
+/// The answer in `response`, which came from `hop` in answer to a request of this `form`.
+pub(super) async fn read(wire: &Arc<Wire>, form: Form, hop: &Hop, response: Response) -> Result<Answer, UpstreamError> {
     let status = response.status();
     if form == Form::Probe && status == StatusCode::RANGE_NOT_SATISFIABLE {
         // Only an empty blob has no first byte.
@@ -33,8 +35,11 @@ pub(super) async fn read(wire: &Arc<Wire>, form: Form, url: &Url, response: Resp
     if status != StatusCode::OK && status != StatusCode::PARTIAL_CONTENT {
         return Err(failure(form, response).await);
     }
-    check_coding(url, response.headers())?;
+    check_coding(&hop.url, response.headers())?;
     let mut head = head(response.headers());
+    if hop.reach == Reach::Own {
+        head.rate_limit = RateLimit::of(response.headers());
+    }
     if status == StatusCode::PARTIAL_CONTENT {
         head.content_range = Some(checked_range(form, &head, response.headers())?);
     }
@@ -88,6 +93,7 @@ fn head(headers: &HeaderMap) -> Head {
         link: text(LINK).map(str::to_owned),
         filters_applied: text(HeaderName::from_static("oci-filters-applied")).map(str::to_owned),
         warning: text(WARNING).map(str::to_owned),
+        rate_limit: None,
     }
 }
 

@@ -105,7 +105,7 @@ impl Inner {
                 asked_again = true;
                 wire::small_body(response).await;
             } else {
-                return answer::read(&self.wire, form, &hop.url, response).await;
+                return answer::read(&self.wire, form, &hop, response).await;
             }
         }
     }

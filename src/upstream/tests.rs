@@ -87,7 +87,7 @@ async fn fetch_error(registry: &Registry, question: Question) -> UpstreamError {
 struct Notes {
     asked: Mutex<Vec<(&'static str, &'static str, u16)>>,
     received: Mutex<u64>,
-    remaining: Mutex<Vec<u64>>,
+    limits: Mutex<Vec<RateLimit>>,
 }
 
 impl Observer for Notes {
@@ -99,8 +99,8 @@ impl Observer for Notes {
         *self.received.lock().unwrap() += bytes;
     }
 
-    fn rate_limit(&self, _: &UpstreamName, remaining: u64) {
-        self.remaining.lock().unwrap().push(remaining);
+    fn rate_limit(&self, _: &UpstreamName, limit: RateLimit) {
+        self.limits.lock().unwrap().push(limit);
     }
 }
 

@@ -14,6 +14,7 @@ use super::address::NotPublic;
 use super::clients::{Clients, Proxies};
 use super::error::{BuildError, Phase, Refusal, UpstreamError};
 use super::pace::Pace;
+use super::rate_limit::RateLimit;
 use super::redirect::{Hop, Reach};
 use super::settings::RegistryConfig;
 use super::{Observer, Outcome};
@@ -76,21 +77,13 @@ impl Wire {
         match &result {
             Ok(response) => {
                 tracing::debug!(upstream = %self.upstream, kind, verb, host, status = outcome.status(), ?took, "asked");
-                if hop.reach == Reach::Own {
-                    self.note_rate_limit(response.headers());
+                if let Some(limit) = RateLimit::of(response.headers()).filter(|_| hop.reach == Reach::Own) {
+                    self.observer.rate_limit(&self.upstream, limit);
                 }
             }
             Err(error) => tracing::debug!(upstream = %self.upstream, kind, verb, host, %error, ?took, "asked in vain"),
         }
         result
-    }
-
-    /// `ratelimit-remaining: 76;w=21600` (Docker Hub).
-    fn note_rate_limit(&self, headers: &HeaderMap) {
-        let remaining = headers.get("ratelimit-remaining").and_then(|value| value.to_str().ok());
-        if let Some(Ok(remaining)) = remaining.map(|text| text.split(';').next().unwrap_or_default().trim().parse()) {
-            self.observer.rate_limit(&self.upstream, remaining);
-        }
     }
 }
 

@@ -163,3 +163,22 @@ async fn a_kill_at_any_instant_leaves_only_right_content() {
     }
     assert_eq!(pull(&larder, NAME, TAG).await, image.manifest().digest.as_str());
 }
+
+/// Issue 4: a bit that flips on the disk is found without anybody asking for the content, and the next pull heals it.
+#[tokio::test]
+async fn what_rots_on_the_disk_is_found_and_fetched_again() {
+    let image = image(15, &[3_000_000, 1000]);
+    let hub = hub_with(&image).await;
+    let larder = Larder::with(&hub, "cache.verify_within = \"1s\"").await;
+    let digest = pull(&larder, NAME, TAG).await;
+    let layer = &image.layers()[0];
+    let mut rotten = layer.bytes().to_vec();
+    rotten[1_500_000] ^= 1;
+    larder.spoil(layer.digest(), &rotten);
+    larder.until(|metrics| metrics.get("cache_damaged_total") == 1.0).await;
+    assert!(!larder.has(layer.digest()));
+    assert_eq!(pull(&larder, NAME, TAG).await, digest);
+    assert_eq!(fetched(&hub, layer.digest()).count(), 2);
+    larder.until(|metrics| metrics.get("cache_verified_bytes_total") > 3_001_000.0).await;
+    assert_eq!(larder.metrics().await.get("cache_damaged_total"), 1.0);
+}

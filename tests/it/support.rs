@@ -9,3 +9,4 @@ mod process;
 pub(crate) use client::{Answer, Connection, Download, End};
 pub(crate) use fixture::{NAME, TAG, blob, checked, counted, fetched, hub_with, image, index, manifest, prepare, pull};
 pub(crate) use larder::Larder;
+pub(crate) use metrics::Metrics;

@@ -116,7 +116,7 @@ pub(in crate::store) fn beginning_with(connection: &Connection, first: u8) -> ru
         .collect()
 }
 
-pub(super) fn digest_column(row: &Row<'_>, index: usize) -> rusqlite::Result<Digest> {
+pub(in crate::store) fn digest_column(row: &Row<'_>, index: usize) -> rusqlite::Result<Digest> {
     let value = row.get_ref(index)?;
     let bytes = value.as_blob()?;
     match (<[u8; 32]>::try_from(bytes), <[u8; 64]>::try_from(bytes)) {

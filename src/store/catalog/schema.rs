@@ -11,7 +11,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use super::{CatalogError, contents};
 
 /// Raised whenever the tables change.
-const VERSION: i64 = 2;
+pub(in crate::store) const VERSION: i64 = 2;
 
 /// Digests are stored as their 32 or 64 bytes: the length tells the algorithm.
 ///
@@ -152,7 +152,7 @@ fn try_open(path: &Path) -> rusqlite::Result<Option<Opened>> {
 }
 
 /// Opens the catalog at `path` for reading.
-pub(super) fn open_for_reading(path: &Path) -> rusqlite::Result<Connection> {
+pub(in crate::store) fn open_for_reading(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(Duration::from_secs(5))?;

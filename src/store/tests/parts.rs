@@ -77,7 +77,7 @@ async fn what_is_not_noted_or_not_wanted_is_not_kept() {
     let ingest = begin().await;
     write(&ingest, &content).unwrap();
     ingest.note(map(Some(0..SIZE))).await;
-    ingest.discard();
+    ingest.discard().await;
     nothing_is_left().await;
     // More was noted than there is.
     let ingest = begin().await;
@@ -194,7 +194,7 @@ async fn whichever_step_fails_what_is_resumed_is_what_was_written() {
         let store = home.open_and_walk().await;
         if let Some((ingest, found)) = store.resume(digest, Some(SIZE)).await {
             assert_eq!(found, map(Some(0..50_000)), "step {fails}");
-            ingest.discard();
+            ingest.discard().await;
         }
         eventually("nothing is left", || store.stats().reserved == 0 && home.in_flight() == 0).await;
         drop(put(&store, &content).await.unwrap());

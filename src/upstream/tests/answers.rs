@@ -42,6 +42,7 @@ async fn the_headers_that_matter_are_read_and_the_others_are_not() {
             .header("link", "</v2/x/tags/list?last=b>; rel=\"next\"")
             .header("oci-filters-applied", "artifactType")
             .header("warning", "299 - \"deprecated\"")
+            .header("ratelimit-limit", "100;w=21600")
             .header("ratelimit-remaining", "76;w=21600")
             .body(CONTENT),
         _ => Reply::new(200)
@@ -53,6 +54,7 @@ async fn the_headers_that_matter_are_read_and_the_others_are_not() {
     let notes = Arc::new(Notes::default());
     let registry = registry_seen_by(config(&server.url()), Arc::clone(&notes));
     let (head, body) = fetch(&registry, manifest("good")).await.unwrap();
+    let limit = RateLimit { limit: Some(100), remaining: 76, window: Some(Duration::from_secs(21_600)) };
     let expected = Head {
         content_length: Some(10),
         content_type: Some(MediaType::OCI_INDEX.parse().unwrap()),
@@ -61,13 +63,14 @@ async fn the_headers_that_matter_are_read_and_the_others_are_not() {
         link: Some("</v2/x/tags/list?last=b>; rel=\"next\"".to_owned()),
         filters_applied: Some("artifactType".to_owned()),
         warning: Some("299 - \"deprecated\"".to_owned()),
+        rate_limit: Some(limit),
     };
     assert_eq!((head, body.as_slice()), (expected.clone(), CONTENT));
     let asked = Question { method: Method::Head, ..manifest("good") };
     assert_eq!(fetch(&registry, asked).await.unwrap(), (expected, Vec::new()));
     assert_eq!(fetch(&registry, manifest("bad")).await.unwrap(), (Head::default(), CONTENT.to_vec()));
     assert_eq!(*notes.received.lock().unwrap(), 20);
-    assert_eq!(*notes.remaining.lock().unwrap(), [76, 76]);
+    assert_eq!(*notes.limits.lock().unwrap(), [limit, limit]);
     assert_eq!(*notes.asked.lock().unwrap(), [("manifest", "GET", 200), ("manifest", "HEAD", 200), ("manifest", "GET", 200)]);
 }
 

@@ -132,6 +132,20 @@ async fn redirects_end_after_five() {
 }
 
 #[tokio::test]
+async fn the_limits_of_a_cdn_are_not_those_of_the_registry() {
+    let limited = |seen: &Seen| content(seen).header("ratelimit-limit", "9;w=60").header("ratelimit-remaining", "0;w=60");
+    let cdn = serve_on(CDN, None, limited);
+    let target = cdn.url();
+    let server = serve(move |seen| if seen.repository() == "a/b" { Reply::redirect(307, &target) } else { limited(seen) });
+    let notes = Arc::new(Notes::default());
+    let registry = registry_seen_by(trusting(config(&server.url()), &[&cdn]), Arc::clone(&notes));
+    let (head, _) = fetch(&registry, manifest("a/b")).await.unwrap();
+    assert_eq!((head.rate_limit, notes.limits.lock().unwrap().len()), (None, 0));
+    let (head, _) = fetch(&registry, manifest("own")).await.unwrap();
+    assert_eq!(head.rate_limit.map(|limit| limit.remaining), Some(0));
+}
+
+#[tokio::test]
 async fn a_cdn_that_refuses_head_is_asked_for_the_first_byte() {
     for status in [400, 403, 405] {
         let cdn = serve_on(CDN, None, move |seen| if seen.method == "HEAD" { Reply::new(status) } else { content(seen) });

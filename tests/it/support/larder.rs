@@ -160,6 +160,11 @@ impl Larder {
         Connection::open(self.process.admin()).await.ask("GET", target, &[]).await
     }
 
+    /// One request of any kind to the admin listener.
+    pub(crate) async fn admin_ask(&self, method: &str, target: &str, headers: &[(&str, &str)]) -> Answer {
+        Connection::open(self.process.admin()).await.ask(method, target, headers).await
+    }
+
     // --- looking at it ---
 
     pub(crate) async fn metrics(&self) -> Metrics {
@@ -248,6 +253,13 @@ impl Larder {
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
         let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
         kibibytes << 10
+    }
+
+    /// Runs another command of `larder` on the same configuration, whether or not the mirror runs.
+    pub(crate) fn tool(&self, args: &[&str]) -> Run {
+        let output = process::larder().args(args).arg("--config").arg(self.dir.path().join("larder.toml")).output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        Run { status: output.status, said: String::from_utf8(said).unwrap() }
     }
 
     // --- ending it ---

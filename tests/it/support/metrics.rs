@@ -29,4 +29,9 @@ impl Metrics {
     pub(crate) fn fills(&self, result: &str) -> f64 {
         self.get(&format!("fills_ended_total{{result=\"{result}\"}}"))
     }
+
+    /// How many prefetches from Docker Hub ended like this.
+    pub(crate) fn prefetches(&self, result: &str) -> f64 {
+        self.get(&format!("prefetches_total{{upstream=\"docker.io\",result=\"{result}\"}}"))
+    }
 }

@@ -1,0 +1,205 @@
+//! `larder verify`: reads all that is cached again, in the folder alone or by way of the server that has it, and says what was wrong.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::pin::Pin;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use futures::{Stream, StreamExt, stream};
+use http_body::Body as _;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use serde::{Deserialize, Serialize};
+
+use super::banner::{gigabytes, reachable};
+use super::{BAD_CONFIG, environment, fail};
+use crate::config::{Config, MaxSize};
+use crate::server::Lines;
+use crate::store::{OpenError, OsFileSystem, Store, StoreConfig, Verdict, Verified};
+use crate::util::SystemClock;
+
+/// Something that is cached was not what it should be. It is gone now.
+const FOUND_DAMAGE: u8 = 1;
+
+/// What was looked at could not be told.
+const FAILED: u8 = 3;
+
+/// How often it is told how far it has come.
+const PROGRESS: Duration = Duration::from_secs(1);
+
+/// The longest line of a server's answer.
+const LINE_MAX_BYTES: usize = 1024;
+
+/// A line of what is told. The last one is [`Line::Done`]: without it, something came between.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Line {
+    /// This content was not what its name says, and was removed.
+    Damaged {
+        digest: String,
+        size: u64,
+    },
+    /// So much was looked at by now.
+    Progress(Totals),
+    Done(Totals),
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Totals {
+    contents: u64,
+    bytes: u64,
+    damaged: u64,
+}
+
+pub(super) fn run(file: Option<&Path>, json: bool) -> ExitCode {
+    let config = match Config::load(file, environment()) {
+        Ok(config) => config,
+        Err(error) => return fail(format_args!("the configuration is not accepted\n{error}"), BAD_CONFIG),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let outcome = runtime.context("cannot start the runtime").and_then(|runtime| runtime.block_on(verify(&config, json)));
+    match outcome {
+        Ok(Totals { damaged: 0, .. }) => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::from(FOUND_DAMAGE),
+        Err(error) => fail(format_args!("{error:#}"), FAILED),
+    }
+}
+
+async fn verify(config: &Config, json: bool) -> anyhow::Result<Totals> {
+    if !config.cache.dir.exists() {
+        bail!("there is no cache at {}", config.cache.dir.display());
+    }
+    // Nothing is evicted here, so that the budget does not matter.
+    let max_bytes = match config.cache.max_size {
+        MaxSize::Bytes(bytes) => bytes,
+        MaxSize::Share(_) => u64::MAX,
+    };
+    let store_config = StoreConfig { dir: config.cache.dir.clone(), max_bytes };
+    let opened = tokio::task::spawn_blocking(move || Store::open(store_config, Arc::new(OsFileSystem), Arc::new(SystemClock)));
+    let mut lines = match opened.await.context("opening the cache was abandoned")? {
+        Ok(store) => lines(&store).map(Ok).boxed(),
+        Err(OpenError::InUse { address, .. }) => {
+            let address = address.map_or(config.admin.listen, reachable);
+            lines_of(address)
+                .await
+                .with_context(|| format!("the server that has the cache, at {address}, cannot be asked"))?
+                .boxed()
+        }
+        Err(error) => return Err(error.into()),
+    };
+    while let Some(line) = lines.next().await {
+        let line = line?;
+        if json {
+            println!("{line}");
+        }
+        match serde_json::from_str(&line).context("the server answers in words of another version")? {
+            Line::Damaged { digest, size } if !json => println!("{digest} ({}) was damaged, and is removed", gigabytes(size)),
+            Line::Done(totals) => {
+                if !json {
+                    println!("{}", summary(totals));
+                }
+                return Ok(totals);
+            }
+            Line::Damaged { .. } | Line::Progress(_) => {}
+        }
+    }
+    bail!("it ended before all was looked at")
+}
+
+fn summary(totals: Totals) -> String {
+    let Totals { contents, bytes, damaged } = totals;
+    let verdict = match damaged {
+        0 => "all is as it should be".to_owned(),
+        1 => "one was damaged; it is fetched again when it is asked for".to_owned(),
+        _ => format!("{damaged} were damaged; they are fetched again when they are asked for"),
+    };
+    format!("{contents} contents, {}: {verdict}", gigabytes(bytes))
+}
+
+/// Verifies all that is in `store`, and tells about it line by line (JSON).
+pub(super) fn lines(store: &Store) -> impl Stream<Item = String> + Send + 'static + use<> {
+    let verified = store.verify_all().map(Some).chain(stream::once(async { None }));
+    let state = (Totals::default(), Instant::now());
+    let lines = verified.scan(state, |(totals, told), verified| {
+        let lines = match verified {
+            Some(verified) => {
+                let mut lines = Vec::new();
+                if let Some(line) = totals.add(&verified) {
+                    lines.push(line);
+                }
+                if told.elapsed() >= PROGRESS {
+                    *told = Instant::now();
+                    lines.push(Line::Progress(*totals));
+                }
+                lines
+            }
+            None => vec![Line::Done(*totals)],
+        };
+        futures::future::ready(Some(stream::iter(lines)))
+    });
+    lines.flatten().map(|line| serde_json::to_string(&line).expect("numbers and a digest are JSON"))
+}
+
+impl Totals {
+    fn add(&mut self, verified: &Verified) -> Option<Line> {
+        let Verified { digest, size, verdict } = *verified;
+        match verdict {
+            // It was evicted meanwhile.
+            Verdict::Absent => return None,
+            Verdict::Right => {}
+            Verdict::Removed => self.damaged += 1,
+        }
+        self.contents += 1;
+        self.bytes += size;
+        (verdict == Verdict::Removed).then(|| Line::Damaged { digest: digest.to_string(), size })
+    }
+}
+
+/// Has the server at `address` verify all that it has.
+async fn lines_of(address: SocketAddr) -> anyhow::Result<impl Stream<Item = anyhow::Result<String>> + Send> {
+    let client = Client::builder(TokioExecutor::new()).build_http::<String>();
+    let request = http::Request::post(format!("http://{address}/verify")).body(String::new())?;
+    let response = client.request(request).await?;
+    if !response.status().is_success() {
+        bail!("it answers {}", response.status());
+    }
+    let state = (response.into_body(), Vec::new(), VecDeque::new());
+    Ok(stream::try_unfold(state, |(mut body, mut rest, mut lines)| async move {
+        loop {
+            if let Some(line) = lines.pop_front() {
+                return Ok(Some((line, (body, rest, lines))));
+            }
+            let frame = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
+            let Some(frame) = frame.transpose()? else { return Ok(None) };
+            rest.extend_from_slice(&frame.into_data().unwrap_or_default());
+            while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = rest.drain(..=end).collect();
+                lines.push_back(String::from_utf8(line)?.trim_end().to_owned());
+            }
+            if rest.len() > LINE_MAX_BYTES {
+                bail!("a line of its answer is too long");
+            }
+        }
+    }))
+}
+
+/// For the admin listener.
+pub(super) fn as_lines(store: &Store) -> Lines {
+    lines(store).boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_say_what_they_mean() {
+        let line = serde_json::to_string(&Line::Done(Totals { contents: 2, bytes: 10, damaged: 0 })).unwrap();
+        assert_eq!(line, r#"{"done":{"contents":2,"bytes":10,"damaged":0}}"#);
+        assert_eq!(summary(Totals { contents: 2, bytes: 10, damaged: 0 }), "2 contents, 0.00 GB: all is as it should be");
+    }
+}

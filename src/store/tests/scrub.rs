@@ -1,0 +1,81 @@
+//! What is at rest is read again: a bit that has flipped anywhere is found, and what is wrong is gone.
+
+use std::time::Duration;
+
+use super::super::*;
+use super::support::*;
+
+/// Flips a bit in the file of a content, as a disk might.
+fn flip(home: &Home, digest: &Digest, at: usize) {
+    let path = home.blob(digest);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[at] ^= 0x10;
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, bytes).unwrap();
+}
+
+#[tokio::test]
+async fn a_flipped_bit_is_found_wherever_it_is() {
+    let home = Home::new();
+    let store = home.open_and_walk().await;
+    let size = 2_500_000;
+    for (seed, at) in [(1, 0), (2, 1_234_567), (3, size - 1)] {
+        let content = bytes(seed, size);
+        let digest = Digest::sha256(&content);
+        drop(put(&store, &content).await.unwrap());
+        assert_eq!(store.verify(&digest).await.unwrap(), Verdict::Right);
+        flip(&home, &digest, at);
+        assert_eq!(store.verify(&digest).await.unwrap(), Verdict::Removed, "bit {at}");
+        assert_eq!(store.verify(&digest).await.unwrap(), Verdict::Absent);
+        assert!(store.get(&digest).await.is_none());
+        // It is stored again as if it had never been there.
+        drop(put(&store, &content).await.unwrap());
+        assert_eq!(store.verify(&digest).await.unwrap(), Verdict::Right);
+    }
+    assert_eq!((store.stats().damaged, store.stats().bytes), (3, 3 * size as u64));
+    assert_eq!(home.verified_bytes(), 3 * size as u64);
+}
+
+#[tokio::test]
+async fn all_content_is_looked_at_in_its_time_and_what_is_wrong_is_removed() {
+    let home = Home::new();
+    let store = home.open_and_walk().await;
+    let contents: Vec<_> = (0..30).map(|seed| bytes(seed, 3000)).collect();
+    for content in &contents {
+        drop(put(&store, content).await.unwrap());
+    }
+    flip(&home, &Digest::sha256(&contents[7]), 1000);
+    // Shorter than it was, and not there at all.
+    std::fs::remove_file(home.blob(&Digest::sha256(&contents[8]))).unwrap();
+    std::fs::write(home.blob(&Digest::sha256(&contents[8])), &contents[8][..100]).unwrap();
+    std::fs::remove_file(home.blob(&Digest::sha256(&contents[9]))).unwrap();
+    store.scrub(Duration::from_millis(500)).unwrap();
+    eventually("two passes", || store.stats().scrubs >= 2).await;
+    let stats = store.stats();
+    assert_eq!((stats.damaged, stats.blobs, stats.bytes), (2, 27, 27 * 3000));
+    assert!(stats.verified_bytes >= 2 * 27 * 3000);
+    assert_eq!(home.verified_bytes(), 27 * 3000);
+    for (at, content) in contents.iter().enumerate() {
+        assert_eq!(store.get(&Digest::sha256(content)).await.is_some(), !(7..10).contains(&at), "{at}");
+    }
+    drop(store);
+    closed(&home).await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_removed_and_counted() {
+    for fails in 0..3 {
+        let home = Home::new();
+        let content = bytes(3, 3000);
+        drop(put(&home.open_and_walk().await, &content).await.unwrap());
+        closed(&home).await;
+        let store = home.open_faulty(FaultFs::one(fails)).await;
+        // It cannot be opened; its beginning, and what comes after that, cannot be read.
+        let expected = if fails == 0 { Verdict::Absent } else { Verdict::Removed };
+        assert_eq!(store.verify(&Digest::sha256(&content)).await.unwrap(), expected, "step {fails}");
+        let errors: u64 = store.stats().disk_errors.iter().map(|(_, count)| count).sum();
+        assert!(errors >= 1, "step {fails}");
+        drop(store);
+        closed(&home).await;
+    }
+}
