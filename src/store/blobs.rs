@@ -62,7 +62,7 @@ impl Blobs {
         };
         match row {
             Some(row) if row.size == size && is_plausible(digest, size) => {
-                self.catalog.database.note_access(digest, &row, self.clock.unix_millis());
+                self.catalog.database.note_access(digest, Some(row.accessed_at), self.clock.unix_millis());
             }
             None if is_plausible(digest, size) => self.reconcile(digest),
             _ => {

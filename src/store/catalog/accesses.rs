@@ -4,13 +4,8 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::contents::ContentRow;
 use crate::oci::Digest;
 use crate::store::eviction::policy::{MAX_USES, is_use};
-
-/// Of content whose uses are counted to the full, one less than this long after the last that was stored is not noted
-/// (milliseconds).
-const COARSENESS: u64 = 10 * 60 * 1000;
 
 /// When more than this many wait, the writer is told not to wait for its next turn.
 const MANY: usize = 4096;
@@ -29,10 +24,10 @@ pub(super) struct Access {
 pub(super) struct Accesses(Mutex<HashMap<Digest, Access>>);
 
 impl Accesses {
-    /// Notes a read at `now` of content of which the catalog says `stored`, if it is another use. Tells whether many are waiting.
-    pub(super) fn note(&self, digest: &Digest, stored: &ContentRow, now: i64) -> bool {
-        let is_full = stored.uses >= MAX_USES && now.abs_diff(stored.accessed_at) < COARSENESS;
-        if is_full || !is_use(stored.accessed_at, now) {
+    /// Notes a read at `now` of content whose last use in the catalog is `stored`, as far as the caller knows, if it is another use.
+    /// Tells whether many are waiting.
+    pub(super) fn note(&self, digest: &Digest, stored: Option<i64>, now: i64) -> bool {
+        if stored.is_some_and(|stored| !is_use(stored, now)) {
             return false;
         }
         let mut pending = self.lock();
@@ -65,19 +60,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_used_often_is_noted_seldom() {
+    fn reads_close_together_are_noted_once() {
         let accesses = Accesses::default();
         let digest = Digest::sha256(b"x");
         let minute = 60_000;
-        let row = |uses| ContentRow { size: 1, accessed_at: 0, uses };
-        accesses.note(&digest, &row(0), minute - 1);
-        accesses.note(&digest, &row(3), 9 * minute);
-        assert!(accesses.take().is_empty(), "the same use, and one that would change nothing");
-        for at in [1, 1, 2, 7, 8, 9] {
-            accesses.note(&digest, &row(0), at * minute);
+        accesses.note(&digest, Some(0), 9 * minute);
+        assert!(accesses.take().is_empty(), "the catalog knows of this use");
+        for at in [10, 10, 19, 21, 29, 35] {
+            accesses.note(&digest, Some(0), at * minute);
         }
-        assert_eq!(accesses.take()[&digest], Access { at: 9 * minute, uses: MAX_USES });
-        accesses.note(&digest, &row(3), 10 * minute);
-        assert_eq!(accesses.take()[&digest], Access { at: 10 * minute, uses: 1 });
+        accesses.note(&digest, None, 44 * minute);
+        assert_eq!(accesses.take()[&digest], Access { at: 35 * minute, uses: MAX_USES });
+        accesses.note(&digest, None, 36 * minute);
+        assert_eq!(accesses.take()[&digest], Access { at: 36 * minute, uses: 1 }, "what the catalog makes of this, it decides");
     }
 }

@@ -7,7 +7,7 @@ use super::accesses::Access;
 use super::queues;
 use crate::oci::Digest;
 use crate::store::budget::Change;
-use crate::store::eviction::policy::{Class, MAX_USES, Queue};
+use crate::store::eviction::policy::{Class, MAX_USES, Queue, is_use};
 
 pub(super) const PUT: &str = "INSERT INTO blob (digest, size, accessed_at, queue, position, uses) VALUES (?, ?, ?, ?, ?, 0)";
 pub(super) const DELETE: &str = "DELETE FROM blob WHERE digest = ? RETURNING size";
@@ -17,10 +17,8 @@ pub(super) const DELETE: &str = "DELETE FROM blob WHERE digest = ? RETURNING siz
 pub(in crate::store) struct ContentRow {
     /// Bytes.
     pub(in crate::store) size: u64,
-    /// Milliseconds since 1970.
+    /// When it was last used, in milliseconds since 1970, as far as that has been noted.
     pub(in crate::store) accessed_at: i64,
-    /// How often it was used since the policy last decided about it, as far as that has been noted.
-    pub(in crate::store) uses: u8,
 }
 
 /// How content came to be at rest.
@@ -33,12 +31,9 @@ pub(in crate::store) enum Arrival {
 }
 
 pub(in crate::store) fn get(connection: &Connection, digest: &Digest) -> rusqlite::Result<Option<ContentRow>> {
-    let row = |row: &Row<'_>| {
-        Ok(ContentRow { size: size_column(row, 0)?, accessed_at: row.get(1)?, uses: row.get::<_, u8>(2)?.min(MAX_USES) })
-    };
     connection
-        .prepare_cached("SELECT size, accessed_at, uses FROM blob WHERE digest = ?")?
-        .query_row([digest.as_bytes()], row)
+        .prepare_cached("SELECT size, accessed_at FROM blob WHERE digest = ?")?
+        .query_row([digest.as_bytes()], |row| Ok(ContentRow { size: size_column(row, 0)?, accessed_at: row.get(1)? }))
         .optional()
 }
 
@@ -75,7 +70,11 @@ pub(in crate::store) fn delete(connection: &Connection, digest: &Digest) -> rusq
     Ok(size.map_or(Change::default(), |size| Change { bytes: -size, blobs: -1 }))
 }
 
+/// Notes that content was used, unless that is a use that is known.
 pub(super) fn touch(connection: &Connection, digest: &Digest, access: Access) -> rusqlite::Result<()> {
+    if get(connection, digest)?.is_none_or(|row| !is_use(row.accessed_at, access.at)) {
+        return Ok(());
+    }
     connection
         .prepare_cached("UPDATE blob SET accessed_at = ?2, uses = min(uses + ?3, ?4) WHERE digest = ?1")?
         .execute(params![digest.as_bytes(), access.at, access.uses, MAX_USES])

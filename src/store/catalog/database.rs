@@ -7,7 +7,6 @@ use std::sync::{Arc, mpsc};
 use rusqlite::Connection;
 
 use super::accesses::Accesses;
-use super::contents::ContentRow;
 use super::readers::Readers;
 use super::writer::{Command, Worker, Writer};
 use super::{CatalogError, schema};
@@ -96,8 +95,9 @@ impl Database {
         self.writer.submit(work, done);
     }
 
-    /// Notes a read of content at `now`, in milliseconds since 1970, of which the catalog says `stored`.
-    pub(in crate::store) fn note_access(&self, digest: &Digest, stored: &ContentRow, now: i64) {
+    /// Notes a read of content at `now`, whose last use in the catalog is `stored`, as far as the caller knows; both in milliseconds
+    /// since 1970.
+    pub(in crate::store) fn note_access(&self, digest: &Digest, stored: Option<i64>, now: i64) {
         if self.accesses.note(digest, stored, now) {
             // As above.
             let _ = self.writer.send(Command::Flush);

@@ -17,8 +17,9 @@ const PROBATION_SHARE: u64 = 20;
 /// Uses are counted up to this number: two bits, as in the paper.
 pub(crate) const MAX_USES: u8 = 3;
 
-/// Reads less than this far apart, in milliseconds, are one use: HEAD and GET, the ranges of a lazy pull, a retry.
-pub(crate) const APART: u64 = 60 * 1000;
+/// Reads less than this far apart, in milliseconds, are one use: HEAD and GET, the ranges of a lazy pull, a retry, the pull that a
+/// prefetch ran ahead of.
+pub(crate) const APART: u64 = 10 * 60 * 1000;
 
 /// Classes have queues of their own, since a manifest and a layer differ in size by a factor of a million.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -44,7 +44,7 @@ fn each_use_in_the_main_queue_buys_a_round_and_any_use_on_probation_a_place_in_i
 
 #[test]
 fn reads_close_together_are_one_use() {
-    assert!(!is_use(1_000_000, 1_000_000 + 59_999));
-    assert!(is_use(1_000_000, 1_060_000));
-    assert!(is_use(1_000_000, 940_000), "the clock was set back");
+    assert!(!is_use(1_000_000, 1_000_000 + 599_999));
+    assert!(is_use(1_000_000, 1_600_000));
+    assert!(is_use(1_000_000, 400_000), "the clock was set back");
 }
