@@ -21,6 +21,9 @@ use crate::oci::Digest;
 /// How many contents are decided about at a time: their rows change in one transaction.
 const BATCH: usize = 128;
 
+/// How many files that cannot be removed end an eviction: of a disk that refuses so many, no others are tried.
+const REFUSALS: usize = 16;
+
 /// What becomes of one content.
 enum Decision {
     Go(Victim),
@@ -49,10 +52,12 @@ struct Stuck {
     seen: HashSet<Digest>,
     /// By queue, how many of those came one after the other.
     in_a_row: [usize; Queue::ALL.len()],
+    /// How many files could not be removed.
+    refusals: usize,
 }
 
 impl Stuck {
-    fn note(&mut self, queue: Queue, digest: &Digest) {
+    fn note_stuck(&mut self, queue: Queue, digest: &Digest) {
         self.seen.insert(*digest);
         self.in_a_row[queue.index()] += 1;
     }
@@ -103,7 +108,7 @@ impl Blobs {
         }
         let mut stuck = Stuck::default();
         let mut evicted = 0;
-        while evicted < bytes {
+        while evicted < bytes && stuck.refusals < REFUSALS {
             let plan = |connection: &_| self.plan(connection, &mut stuck, bytes - evicted);
             let decisions = self.catalog.read("plan an eviction", plan).unwrap_or_default();
             if decisions.is_empty() {
@@ -161,12 +166,9 @@ impl Blobs {
                 Decision::Stay { digest, queue: Queue { stage: Stage::Main, ..queue }, spent }
             }
             Verdict::Go { remember } => match self.victim(queue, candidate, remember) {
-                Some(victim) => {
-                    stuck.note_other(queue);
-                    Decision::Go(victim)
-                }
+                Some(victim) => Decision::Go(victim),
                 None => {
-                    stuck.note(queue, &digest);
+                    stuck.note_stuck(queue, &digest);
                     Decision::Stay { digest, queue, spent: 0 }
                 }
             },
@@ -179,9 +181,13 @@ impl Blobs {
         let (mut victims, mut staying) = (Vec::new(), Vec::new());
         for decision in decisions {
             match decision {
-                Decision::Go(victim) if self.unlink(&victim.digest) => victims.push(victim),
+                Decision::Go(victim) if stuck.refusals < REFUSALS && self.unlink(&victim.digest) => {
+                    stuck.note_other(victim.queue);
+                    victims.push(victim);
+                }
                 Decision::Go(Victim { digest, queue, .. }) => {
-                    stuck.note(queue, &digest);
+                    stuck.refusals += 1;
+                    stuck.note_stuck(queue, &digest);
                     staying.push((digest, queue, 0));
                 }
                 Decision::Stay { digest, queue, spent } => staying.push((digest, queue, spent)),

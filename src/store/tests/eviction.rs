@@ -195,6 +195,27 @@ async fn what_is_open_keeps_nothing_else_from_going() {
     assert_eq!(store.stats().catalog_errors, 0);
 }
 
+#[tokio::test]
+async fn a_disk_that_removes_nothing_is_not_asked_for_everything() {
+    const EROFS: i32 = 30;
+    let home = Home::new();
+    home.prepare().await;
+    let fs = FaultFs { for_good: true, errno: EROFS, ..FaultFs::one(0) };
+    let count = Arc::clone(&fs.count);
+    let store = home.open_on(200 * KIB, Arc::new(fs));
+    settled(&store).await;
+    for key in 0..200 {
+        add(&store, key, KIB).await.unwrap();
+    }
+    count.store(0, Ordering::SeqCst);
+    assert!(matches!(add(&store, 1000, KIB).await, Err(StoreError::NoSpace)));
+    let refused = store.stats().disk_errors.into_iter().find(|(name, _)| *name == "remove blob");
+    assert!(refused.is_some_and(|(_, times)| (1..=100).contains(&times)), "{refused:?}");
+    count.store(FaultFs::UNCOUNTED, Ordering::SeqCst);
+    add(&store, 1000, KIB).await.unwrap();
+    assert_eq!((store.stats().blobs, store.stats().catalog_errors), (200, 0), "it goes on when the disk does");
+}
+
 /// A layer that two repositories have is one content: whoever reads it keeps it, whichever of them it came from.
 #[tokio::test]
 async fn a_layer_that_two_repositories_share_stays_while_it_is_pulled_from_one() {
