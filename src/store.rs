@@ -177,6 +177,11 @@ impl Store {
         off_thread(move || blobs.get(&digest)).await.ok().flatten()
     }
 
+    /// Notes that content was used of which the caller has a copy in memory. Does not block, and asks nobody.
+    pub fn note_use(&self, digest: &Digest) {
+        self.blobs.catalog.database.note_access(digest, None, self.blobs.clock.unix_millis());
+    }
+
     /// Begins to write content of `size` bytes, if that is known, and makes room for it.
     ///
     /// # Errors

@@ -82,6 +82,7 @@ impl Mirror {
     /// The manifest from memory or disk. What the disk holds is verified each time: it is small, and everything hangs on it.
     pub(super) async fn cached_document(&self, digest: &Digest) -> Option<Arc<Document>> {
         if let Some(document) = self.shared.documents.get(digest) {
+            self.shared.store.note_use(digest);
             return Some(document);
         }
         let content = self.shared.store.get(digest).await.filter(|content| content.size <= MANIFEST_MAX_BYTES as u64)?;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use super::Content;
 use super::budget::{Budget, Change, Reservation};
-use super::catalog::contents::{self, ContentRow};
+use super::catalog::contents::{self, Arrival, ContentRow};
 use super::catalog::{self, CatalogError};
 use super::exclusive::{Claim, Exclusive};
 use super::filesystem::{FileSystem, StoredFile};
@@ -32,7 +32,7 @@ pub(super) struct Blobs {
     pub(super) pins: Pins,
     /// A digest is held while its file and its row are changed.
     pub(super) claims: Exclusive<Digest>,
-    /// Held by the one that evicts.
+    /// Held by the one that evicts. A hit never waits for it.
     pub(super) evicting: Mutex<()>,
     pub(super) evictions: AtomicU64,
     pub(super) evicted_bytes: AtomicU64,
@@ -62,7 +62,7 @@ impl Blobs {
         };
         match row {
             Some(row) if row.size == size && is_plausible(digest, size) => {
-                self.catalog.database.note_access(digest, row.accessed_at, self.clock.unix_millis());
+                self.catalog.database.note_access(digest, Some(row.accessed_at), self.clock.unix_millis());
             }
             None if is_plausible(digest, size) => self.reconcile(digest),
             _ => {
@@ -106,7 +106,7 @@ impl Blobs {
         let good = stored.filter(|file| is_plausible(digest, file.size) && row.is_none_or(|row| row.size == file.size));
         let outcome = match (stored, good, row) {
             (_, Some(_), Some(_)) | (None, _, None) => return,
-            (_, Some(file), None) => self.enter(digest, ContentRow { size: file.size, accessed_at: file.used_at }, None),
+            (_, Some(file), None) => self.enter(digest, file.size, Arrival::Found { used_at: file.used_at }, None),
             (Some(file), None, _) => {
                 tracing::warn!(%digest, size_bytes = file.size, "a file has a size that its content cannot have; it is removed");
                 if self.unlink(digest) { self.strike(digest) } else { return }
@@ -119,9 +119,15 @@ impl Blobs {
     }
 
     /// Enters content into the catalog and the budget, in which it takes the place of its reservation.
-    pub(super) fn enter(&self, digest: &Digest, row: ContentRow, reservation: Option<Reservation>) -> Result<(), CatalogError> {
+    pub(super) fn enter(
+        &self,
+        digest: &Digest,
+        size: u64,
+        arrival: Arrival,
+        reservation: Option<Reservation>,
+    ) -> Result<(), CatalogError> {
         let (digest, budget) = (*digest, self.budget.clone());
-        let put = move |connection: &_| contents::put(connection, &digest, row);
+        let put = move |connection: &_| contents::put(connection, &digest, size, arrival);
         self.catalog.database.write_then(put, move |change| budget.apply(change, reservation))
     }
 

@@ -6,6 +6,7 @@ pub(super) mod contents;
 pub(super) mod database;
 mod listings;
 pub(super) mod names;
+pub(super) mod queues;
 mod readers;
 pub(super) mod schema;
 mod writer;

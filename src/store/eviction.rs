@@ -1,25 +1,75 @@
-//! Room for new content: what was least recently used goes first, small content and manifests last, and nothing that is open.
-//! Nothing in here decides whether content may be stored; it gives what room there is.
+//! Room for new content: the policy says what goes, and it goes unless it is open. Nothing in here decides whether content may be
+//! stored; it gives what room there is.
 
+pub(super) mod policy;
+
+use std::collections::HashSet;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
+use rusqlite::Connection;
+
+use self::policy::{Occupancy, Queue, Stage, Verdict};
 use super::blobs::{Blobs, DigestClaim};
 use super::budget::{Change, Refusal, Reservation};
-use super::catalog::contents::{self, Candidate};
+use super::catalog::contents;
+use super::catalog::queues::{self, Candidate, Place};
 use super::error::StoreError;
 use super::pins::Leave;
 use crate::oci::Digest;
 
-/// How many contents are looked at, and go, at a time.
+/// How many contents are decided about at a time: their rows change in one transaction.
 const BATCH: usize = 128;
+
+/// How many files that cannot be removed end an eviction: of a disk that refuses so many, no others are tried.
+const REFUSALS: usize = 16;
+
+/// What becomes of one content.
+enum Decision {
+    Go(Victim),
+    /// To the end of a queue, with so many fewer uses.
+    Stay {
+        digest: Digest,
+        queue: Queue,
+        spent: u8,
+    },
+}
 
 /// Content that is about to go. Nobody opens or replaces it until its row is gone, too: the digest is held
 /// before it leaves, and let go of after.
 struct Victim {
     digest: Digest,
+    size: u64,
+    queue: Queue,
+    remember: bool,
     _leave: Leave,
     _claim: DigestClaim,
+}
+
+/// What an eviction has found that cannot go: it is open, or its file could not be removed.
+#[derive(Default)]
+struct Stuck {
+    seen: HashSet<Digest>,
+    /// By queue, how many of those came one after the other.
+    in_a_row: [usize; Queue::ALL.len()],
+    /// How many files could not be removed.
+    refusals: usize,
+}
+
+impl Stuck {
+    fn note_stuck(&mut self, queue: Queue, digest: &Digest) {
+        self.seen.insert(*digest);
+        self.in_a_row[queue.index()] += 1;
+    }
+
+    fn note_other(&mut self, queue: Queue) {
+        self.in_a_row[queue.index()] = 0;
+    }
+
+    /// Whether all that is in the queue has been seen, some of it twice.
+    fn is_all(&self, queue: Queue) -> bool {
+        self.in_a_row[queue.index()] > self.seen.len()
+    }
 }
 
 /// All of these block.
@@ -56,44 +106,107 @@ impl Blobs {
         if let Err(error) = self.catalog.database.flush_accesses() {
             self.health.catalog_error("flush accesses", &error);
         }
+        let mut stuck = Stuck::default();
         let mut evicted = 0;
-        for protected in [false, true] {
-            let mut last = None;
-            while evicted < bytes {
-                let page = |connection: &_| contents::least_recently_used(connection, protected, last, BATCH);
-                let page = self.catalog.read("read eviction candidates", page).unwrap_or_default();
-                let Some(end) = page.last() else { break };
-                last = Some(*end);
-                evicted += self.evict_from(&page, bytes - evicted);
+        while evicted < bytes && stuck.refusals < REFUSALS {
+            let plan = |connection: &_| self.plan(connection, &mut stuck, bytes - evicted);
+            let decisions = self.catalog.read("plan an eviction", plan).unwrap_or_default();
+            if decisions.is_empty() {
+                break;
+            }
+            match self.carry_out(decisions, &mut stuck) {
+                Some(gone) => evicted += gone,
+                None => break,
             }
         }
         evicted
     }
 
-    /// Evicts from a page of candidates until `bytes` have gone. Files go before rows, so that what is counted as free is free.
-    fn evict_from(&self, page: &[Candidate], bytes: u64) -> u64 {
-        let mut victims = Vec::new();
-        let mut expected = 0;
-        for candidate in page {
-            if expected >= bytes {
-                break;
+    /// Decides until content of `bytes` bytes is to go, or a batch is full, or nothing is left to decide about.
+    fn plan(&self, connection: &Connection, stuck: &mut Stuck, bytes: u64) -> rusqlite::Result<Vec<Decision>> {
+        let budget = self.budget.max();
+        let mut occupancy = queues::occupancy(connection)?;
+        let mut last: [Option<Place>; Queue::ALL.len()] = Default::default();
+        let mut entered = [false; Queue::ALL.len()];
+        let mut decisions = Vec::new();
+        let mut going = 0;
+        while going < bytes && decisions.len() < BATCH {
+            for queue in Queue::ALL.into_iter().filter(|queue| stuck.is_all(*queue)) {
+                *occupancy.bytes(queue) = 0;
             }
-            let Some(victim) = self.victim(&candidate.digest) else { continue };
-            if self.unlink(&victim.digest) {
-                expected += candidate.size;
-                victims.push(victim);
+            let Some(queue) = occupancy.next(budget) else { break };
+            let Some(candidate) = queues::oldest(connection, queue, last[queue.index()])? else {
+                if entered[queue.index()] {
+                    // Next is what is still to enter it.
+                    break;
+                }
+                *occupancy.bytes(queue) = 0;
+                continue;
+            };
+            last[queue.index()] = Some(candidate.place);
+            let decision = self.decide(queue, &candidate, stuck);
+            take(&mut occupancy, queue, candidate.size);
+            match &decision {
+                Decision::Go(_) => going += candidate.size,
+                Decision::Stay { queue, .. } => {
+                    *occupancy.bytes(*queue) += candidate.size;
+                    entered[queue.index()] = true;
+                }
+            }
+            decisions.push(decision);
+        }
+        Ok(decisions)
+    }
+
+    fn decide(&self, queue: Queue, candidate: &Candidate, stuck: &mut Stuck) -> Decision {
+        let digest = candidate.place.digest;
+        match queue.verdict(candidate.uses) {
+            Verdict::Stay { spent } => {
+                stuck.note_other(queue);
+                Decision::Stay { digest, queue: Queue { stage: Stage::Main, ..queue }, spent }
+            }
+            Verdict::Go { remember } => match self.victim(queue, candidate, remember) {
+                Some(victim) => Decision::Go(victim),
+                None => {
+                    stuck.note_stuck(queue, &digest);
+                    Decision::Stay { digest, queue, spent: 0 }
+                }
+            },
+        }
+    }
+
+    /// Removes the files of what is to go, then changes the rows: what is counted as free is free. Gives how many bytes went, or
+    /// nothing if the catalog failed.
+    fn carry_out(&self, decisions: Vec<Decision>, stuck: &mut Stuck) -> Option<u64> {
+        let (mut victims, mut staying) = (Vec::new(), Vec::new());
+        for decision in decisions {
+            match decision {
+                Decision::Go(victim) if stuck.refusals < REFUSALS && self.unlink(&victim.digest) => {
+                    stuck.note_other(victim.queue);
+                    victims.push(victim);
+                }
+                Decision::Go(Victim { digest, queue, .. }) => {
+                    stuck.refusals += 1;
+                    stuck.note_stuck(queue, &digest);
+                    staying.push((digest, queue, 0));
+                }
+                Decision::Stay { digest, queue, spent } => staying.push((digest, queue, spent)),
             }
         }
-        if victims.is_empty() {
-            return 0;
-        }
-        let digests: Vec<Digest> = victims.iter().map(|victim| victim.digest).collect();
-        let count = digests.len() as u64;
-        let delete = move |connection: &_| {
-            digests.iter().try_fold(Change::default(), |total, digest| Ok(total + contents::delete(connection, digest)?))
+        let count = victims.len() as u64;
+        let going: Vec<_> = victims.iter().map(|victim| (victim.digest, victim.queue, victim.size, victim.remember)).collect();
+        let (max, now) = (self.budget.max(), self.clock.unix_millis());
+        let change = move |connection: &_| {
+            for (digest, queue, spent) in &staying {
+                queues::advance(connection, digest, *queue, *spent, now)?;
+            }
+            for (digest, queue, size, _) in going.iter().filter(|(.., remember)| *remember) {
+                queues::remember(connection, digest, *queue, *size, queue.class.memory(max))?;
+            }
+            going.iter().try_fold(Change::default(), |total, (digest, ..)| Ok(total + contents::delete(connection, digest)?))
         };
         let budget = self.budget.clone();
-        let outcome = self.catalog.database.write_then(delete, move |change| {
+        let outcome = self.catalog.database.write_then(change, move |change| {
             budget.apply(change, None);
             change.bytes.unsigned_abs()
         });
@@ -102,19 +215,26 @@ impl Blobs {
                 tracing::debug!(blobs = count, size_bytes = evicted, "evicted");
                 self.evictions.fetch_add(count, Ordering::Relaxed);
                 self.evicted_bytes.fetch_add(evicted, Ordering::Relaxed);
-                evicted
+                Some(evicted)
             }
             // The rows stay, and count, until a walk finds that they have no files.
             Err(error) => {
                 self.health.catalog_error("evict", &error);
-                0
+                None
             }
         }
     }
 
-    fn victim(&self, digest: &Digest) -> Option<Victim> {
-        let claim = self.claims.try_claim(digest)?;
-        let leave = self.pins.leave(digest)?;
-        Some(Victim { digest: *digest, _leave: leave, _claim: claim })
+    fn victim(&self, queue: Queue, candidate: &Candidate, remember: bool) -> Option<Victim> {
+        let digest = candidate.place.digest;
+        let claim = self.claims.try_claim(&digest)?;
+        let leave = self.pins.leave(&digest)?;
+        Some(Victim { digest, size: candidate.size, queue, remember, _leave: leave, _claim: claim })
     }
+}
+
+fn take(occupancy: &mut Occupancy, queue: Queue, bytes: u64) {
+    let left = occupancy.bytes(queue);
+    // The catalog's numbers are input.
+    *left = left.saturating_sub(bytes);
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::blobs::Blobs;
 use super::budget::Reservation;
-use super::catalog::contents::ContentRow;
+use super::catalog::contents::Arrival;
 use super::error::StoreError;
 use super::filesystem::StoredFile;
 use super::health::Operation;
@@ -221,9 +221,9 @@ impl Part {
             blobs.align(digest);
             return Err(error);
         }
-        let row = ContentRow { size, accessed_at: blobs.clock.unix_millis() };
+        let arrival = Arrival::Fetched { at: blobs.clock.unix_millis() };
         let reservation = self.reservation().take();
-        if let Err(error) = blobs.enter(digest, row, Some(reservation)) {
+        if let Err(error) = blobs.enter(digest, size, arrival, Some(reservation)) {
             blobs.health.catalog_error("write blob", &error);
             blobs.unlink(digest);
             blobs.align(digest);

@@ -10,7 +10,7 @@ use std::thread;
 
 use super::blobs::{Blobs, is_plausible};
 use super::budget::Change;
-use super::catalog::contents::{self, ContentRow};
+use super::catalog::contents::{self, Arrival};
 use super::catalog::names::Place;
 use super::health::Operation;
 use super::layout::{Layout, RefsFolder};
@@ -177,15 +177,17 @@ fn adopt(store: &Blobs, digests: &[Digest]) {
         let Some(claim) = store.claims.try_claim(digest) else { continue };
         match store.fs.metadata(&store.layout.blob(digest)) {
             Ok(file) if file.is_file && is_plausible(digest, file.size) => {
-                found.push((*digest, ContentRow { size: file.size, accessed_at: file.used_at }, claim));
+                found.push((*digest, file.size, Arrival::Found { used_at: file.used_at }, claim));
             }
             // Something is wrong with it, or it is gone.
             _ => store.align(digest),
         }
     }
-    let rows: Vec<(Digest, ContentRow)> = found.iter().map(|(digest, row, _)| (*digest, *row)).collect();
+    let rows: Vec<_> = found.iter().map(|(digest, size, arrival, _)| (*digest, *size, *arrival)).collect();
     let put = move |connection: &_| {
-        rows.iter().try_fold(Change::default(), |total, (digest, row)| Ok(total + contents::put(connection, digest, *row)?))
+        rows.iter().try_fold(Change::default(), |total, (digest, size, arrival)| {
+            Ok(total + contents::put(connection, digest, *size, *arrival)?)
+        })
     };
     let budget = store.budget.clone();
     if let Err(error) = store.catalog.database.write_then(put, move |change| budget.apply(change, None)) {

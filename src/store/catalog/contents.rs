@@ -3,28 +3,31 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
+use super::accesses::Access;
+use super::queues;
 use crate::oci::Digest;
 use crate::store::budget::Change;
+use crate::store::eviction::policy::{Class, MAX_USES, Queue, is_use};
 
-/// What is evicted after all else: content below this many bytes, and manifests of any size.
-const SMALL: u64 = 1 << 20;
+pub(super) const PUT: &str = "INSERT INTO blob (digest, size, accessed_at, queue, position, uses) VALUES (?, ?, ?, ?, ?, 0)";
+pub(super) const DELETE: &str = "DELETE FROM blob WHERE digest = ? RETURNING size";
 
 /// A row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) struct ContentRow {
     /// Bytes.
     pub(in crate::store) size: u64,
-    /// Milliseconds since 1970.
+    /// When it was last used, in milliseconds since 1970, as far as that has been noted.
     pub(in crate::store) accessed_at: i64,
 }
 
-/// A candidate for eviction, and where the next page of candidates begins.
+/// How content came to be at rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::store) struct Candidate {
-    pub(in crate::store) digest: Digest,
-    /// Bytes.
-    pub(in crate::store) size: u64,
-    accessed_at: i64,
+pub(in crate::store) enum Arrival {
+    /// It was fetched just now, at this time in milliseconds since 1970.
+    Fetched { at: i64 },
+    /// It was found in the folder, last used at this time.
+    Found { used_at: i64 },
 }
 
 pub(in crate::store) fn get(connection: &Connection, digest: &Digest) -> rusqlite::Result<Option<ContentRow>> {
@@ -34,48 +37,71 @@ pub(in crate::store) fn get(connection: &Connection, digest: &Digest) -> rusqlit
         .optional()
 }
 
-pub(in crate::store) fn put(connection: &Connection, digest: &Digest, content: ContentRow) -> rusqlite::Result<Change> {
-    let before = get(connection, digest)?;
-    let size = to_column(content.size);
-    connection
-        .prepare_cached(
-            "INSERT INTO blob (digest, size, accessed_at, protected)
-             VALUES (?1, ?2, ?3, ?4 OR EXISTS (SELECT 1 FROM manifest WHERE digest = ?1))
-             ON CONFLICT (digest) DO UPDATE SET
-                 size = excluded.size, accessed_at = excluded.accessed_at, protected = excluded.protected",
-        )?
-        .execute(params![digest.as_bytes(), size, content.accessed_at, content.size < SMALL])?;
-    Ok(match before {
-        None => Change { bytes: size, blobs: 1 },
-        Some(before) => Change { bytes: size - to_column(before.size), blobs: 0 },
-    })
+/// Enters content of `size` bytes. What is known of it already but for the size stays.
+pub(in crate::store) fn put(connection: &Connection, digest: &Digest, size: u64, arrival: Arrival) -> rusqlite::Result<Change> {
+    if let Some(before) = get(connection, digest)? {
+        connection
+            .prepare_cached("UPDATE blob SET size = ?2 WHERE digest = ?1")?
+            .execute(params![digest.as_bytes(), to_column(size)])?;
+        return Ok(Change { bytes: to_column(size) - to_column(before.size), blobs: 0 });
+    }
+    let class = Class::of(size, is_manifest(connection, digest)?);
+    let remembered = queues::recall(connection, digest)?;
+    let (queue, position, accessed_at) = match arrival {
+        Arrival::Fetched { at } => {
+            let queue = Queue::of_new(class, remembered);
+            (queue, queues::end(connection, queue, at)?, at)
+        }
+        // It has lasted until now, and its time tells its place among the others that have.
+        Arrival::Found { used_at } => (Queue::of_new(class, true), used_at, used_at),
+    };
+    connection.prepare_cached(PUT)?.execute(params![
+        digest.as_bytes(),
+        to_column(size),
+        accessed_at,
+        queues::column(queue),
+        position
+    ])?;
+    Ok(Change { bytes: to_column(size), blobs: 1 })
 }
 
 pub(in crate::store) fn delete(connection: &Connection, digest: &Digest) -> rusqlite::Result<Change> {
-    let size: Option<i64> = connection
-        .prepare_cached("DELETE FROM blob WHERE digest = ? RETURNING size")?
-        .query_row([digest.as_bytes()], |row| row.get(0))
-        .optional()?;
+    let size: Option<i64> = connection.prepare_cached(DELETE)?.query_row([digest.as_bytes()], |row| row.get(0)).optional()?;
     Ok(size.map_or(Change::default(), |size| Change { bytes: -size, blobs: -1 }))
 }
 
-pub(super) fn touch(connection: &Connection, digest: &Digest, at: i64) -> rusqlite::Result<()> {
+/// Notes that content was used, unless that is a use that is known.
+pub(super) fn touch(connection: &Connection, digest: &Digest, access: Access) -> rusqlite::Result<()> {
+    if get(connection, digest)?.is_none_or(|row| !is_use(row.accessed_at, access.at)) {
+        return Ok(());
+    }
     connection
-        .prepare_cached("UPDATE blob SET accessed_at = ?2 WHERE digest = ?1")?
-        .execute(params![digest.as_bytes(), at])
+        .prepare_cached("UPDATE blob SET accessed_at = ?2, uses = min(uses + ?3, ?4) WHERE digest = ?1")?
+        .execute(params![digest.as_bytes(), access.at, access.uses, MAX_USES])
         .map(drop)
 }
 
-pub(super) fn protect(connection: &Connection, digest: &Digest) -> rusqlite::Result<()> {
+/// Notes that content is a manifest: of whatever size, it counts as small. It keeps its place in time.
+pub(super) fn note_manifest(connection: &Connection, digest: &Digest) -> rusqlite::Result<()> {
+    let queue = connection
+        .prepare_cached("SELECT queue FROM blob WHERE digest = ?")?
+        .query_row([digest.as_bytes()], |row| queues::queue_column(row, 0))
+        .optional()?;
+    let Some(queue) = queue.filter(|queue| queue.class != Class::Small) else { return Ok(()) };
     connection
-        .prepare_cached("UPDATE blob SET protected = 1 WHERE digest = ? AND NOT protected")?
-        .execute([digest.as_bytes()])
+        .prepare_cached("UPDATE blob SET queue = ?2 WHERE digest = ?1")?
+        .execute(params![digest.as_bytes(), queues::column(Queue { class: Class::Small, ..queue })])
         .map(drop)
+}
+
+fn is_manifest(connection: &Connection, digest: &Digest) -> rusqlite::Result<bool> {
+    connection.prepare_cached("SELECT 1 FROM manifest WHERE digest = ?")?.exists([digest.as_bytes()])
 }
 
 /// Bytes and number of all content.
 pub(super) fn total(connection: &Connection) -> rusqlite::Result<(u64, u64)> {
-    connection.query_row("SELECT bytes, blobs FROM total", [], |row| Ok((size_column(row, 0)?, size_column(row, 1)?)))
+    let row = |row: &Row<'_>| Ok((size_column(row, 0)?, size_column(row, 1)?));
+    connection.query_row("SELECT sum(bytes), sum(blobs) FROM queue", [], row)
 }
 
 /// All content whose digest begins with the byte `first`, with its size.
@@ -86,28 +112,6 @@ pub(in crate::store) fn beginning_with(connection: &Connection, first: u8) -> ru
     connection
         .prepare_cached("SELECT digest, size FROM blob WHERE digest BETWEEN ?1 AND ?2")?
         .query_map(params![[first].as_slice(), above.as_slice()], |row| Ok((digest_column(row, 0)?, size_column(row, 1)?)))?
-        .collect()
-}
-
-/// Up to `limit` contents, least recently used first, from after `last` on.
-pub(in crate::store) fn least_recently_used(
-    connection: &Connection,
-    protected: bool,
-    last: Option<Candidate>,
-    limit: usize,
-) -> rusqlite::Result<Vec<Candidate>> {
-    let (after, key) = match &last {
-        Some(candidate) => (candidate.accessed_at, candidate.digest.as_bytes()),
-        None => (i64::MIN, [].as_slice()),
-    };
-    connection
-        .prepare_cached(
-            "SELECT digest, size, accessed_at FROM blob
-             WHERE protected = ?1 AND (accessed_at, digest) > (?2, ?3) ORDER BY accessed_at, digest LIMIT ?4",
-        )?
-        .query_map(params![protected, after, key, to_column(limit as u64)], |row| {
-            Ok(Candidate { digest: digest_column(row, 0)?, size: size_column(row, 1)?, accessed_at: row.get(2)? })
-        })?
         .collect()
 }
 

@@ -95,8 +95,9 @@ impl Database {
         self.writer.submit(work, done);
     }
 
-    /// Notes an access of content whose last access in the catalog is `stored`; both in milliseconds since 1970.
-    pub(in crate::store) fn note_access(&self, digest: &Digest, stored: i64, now: i64) {
+    /// Notes a read of content at `now`, whose last use in the catalog is `stored`, as far as the caller knows; both in milliseconds
+    /// since 1970.
+    pub(in crate::store) fn note_access(&self, digest: &Digest, stored: Option<i64>, now: i64) {
         if self.accesses.note(digest, stored, now) {
             // As above.
             let _ = self.writer.send(Command::Flush);

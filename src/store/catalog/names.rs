@@ -77,7 +77,7 @@ pub(super) fn add_manifest(
     connection
         .prepare_cached("INSERT OR REPLACE INTO manifest (digest, media_type) VALUES (?, ?)")?
         .execute(params![digest.as_bytes(), media_type.as_str()])?;
-    contents::protect(connection, digest)?;
+    contents::note_manifest(connection, digest)?;
     let repository = intern(connection, place)?;
     put_link(connection, repository, Kind::Manifest, digest, true, size)?;
     let Some(content) = content else { return Ok(()) };

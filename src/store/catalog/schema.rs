@@ -11,12 +11,16 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use super::{CatalogError, contents};
 
 /// Raised whenever the tables change.
-pub(in crate::store) const VERSION: i64 = 1;
+pub(in crate::store) const VERSION: i64 = 2;
 
 /// Digests are stored as their 32 or 64 bytes: the length tells the algorithm.
 ///
-/// `blob.protected` marks what is evicted last: manifests, and what is small. The triggers keep `total` equal to the sum over
-/// `blob` within every transaction, so that opening a large catalog does not have to add it up.
+/// `blob.queue` is one of the policy's queues by its index, `position` orders it, oldest first, and `uses` counts what has been noted
+/// of them. The triggers keep `queue` equal to the sums over `blob` within every transaction, so that neither opening a large
+/// catalog nor a decision has to add them up.
+///
+/// `ghost` remembers what was evicted from probation. `queue.gone` counts the bytes that went in this way, and `ghost.gone` is what
+/// it was when this content had gone: the difference is the age of the memory.
 const TABLES: &str = "
 CREATE TABLE repository (
     id INTEGER PRIMARY KEY,
@@ -28,20 +32,34 @@ CREATE TABLE blob (
     digest BLOB PRIMARY KEY,
     size INTEGER NOT NULL,
     accessed_at INTEGER NOT NULL,
-    protected INTEGER NOT NULL
+    queue INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    uses INTEGER NOT NULL
 ) WITHOUT ROWID;
-CREATE INDEX blob_by_access ON blob (protected, accessed_at, digest, size);
-CREATE TABLE total (bytes INTEGER NOT NULL, blobs INTEGER NOT NULL);
-INSERT INTO total VALUES (0, 0);
+CREATE INDEX blob_by_position ON blob (queue, position);
+CREATE TABLE queue (
+    number INTEGER PRIMARY KEY,
+    bytes INTEGER NOT NULL,
+    blobs INTEGER NOT NULL,
+    gone INTEGER NOT NULL
+);
+INSERT INTO queue VALUES (0, 0, 0, 0), (1, 0, 0, 0), (2, 0, 0, 0), (3, 0, 0, 0);
 CREATE TRIGGER blob_added AFTER INSERT ON blob BEGIN
-    UPDATE total SET bytes = bytes + new.size, blobs = blobs + 1;
+    UPDATE queue SET bytes = bytes + new.size, blobs = blobs + 1 WHERE number = new.queue;
 END;
 CREATE TRIGGER blob_removed AFTER DELETE ON blob BEGIN
-    UPDATE total SET bytes = bytes - old.size, blobs = blobs - 1;
+    UPDATE queue SET bytes = bytes - old.size, blobs = blobs - 1 WHERE number = old.queue;
 END;
-CREATE TRIGGER blob_resized AFTER UPDATE OF size ON blob BEGIN
-    UPDATE total SET bytes = bytes - old.size + new.size;
+CREATE TRIGGER blob_changed AFTER UPDATE OF size, queue ON blob WHEN old.size <> new.size OR old.queue <> new.queue BEGIN
+    UPDATE queue SET bytes = bytes - old.size, blobs = blobs - 1 WHERE number = old.queue;
+    UPDATE queue SET bytes = bytes + new.size, blobs = blobs + 1 WHERE number = new.queue;
 END;
+CREATE TABLE ghost (
+    digest BLOB PRIMARY KEY,
+    queue INTEGER NOT NULL,
+    gone INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX ghost_by_age ON ghost (queue, gone);
 CREATE TABLE manifest (
     digest BLOB PRIMARY KEY,
     media_type TEXT NOT NULL

@@ -156,8 +156,9 @@ impl Worker {
     /// A job for what the accesses hold now. They are worth little: if it fails, they are lost.
     fn store_accesses(&self) -> Box<dyn Job> {
         let accesses = self.accesses.take();
-        let work =
-            move |connection: &Connection| accesses.iter().try_for_each(|(digest, at)| contents::touch(connection, digest, *at));
+        let work = move |connection: &Connection| {
+            accesses.iter().try_for_each(|(digest, access)| contents::touch(connection, digest, *access))
+        };
         let done = |outcome: Result<(), CatalogError>| {
             if let Err(error) = outcome {
                 tracing::warn!(%error, "access times could not be stored");

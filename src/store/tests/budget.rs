@@ -1,12 +1,11 @@
-//! The budget is never exceeded, what is counted is what is there, and what goes first is what should.
+//! The budget is never exceeded, and what is counted is what is there.
 
 use proptest::prelude::*;
 
 use super::super::*;
 use super::support::*;
 
-/// What is below this is evicted last.
-const SMALL: usize = 1 << 20;
+const MIB: usize = 1 << 20;
 
 async fn open(home: &Home, max_bytes: usize) -> Store {
     let store = home.open_on(max_bytes as u64, Arc::new(OsFileSystem));
@@ -27,67 +26,51 @@ fn there(home: &Home, digests: &[Digest]) -> Vec<bool> {
 }
 
 #[tokio::test]
-async fn the_least_recently_used_goes_first() {
+async fn what_is_used_goes_after_what_is_not() {
     let home = Home::new();
-    let store = open(&home, 4 * SMALL).await;
+    let store = open(&home, 4 * MIB).await;
     let mut digests = Vec::new();
     for seed in 0..4 {
-        digests.push(add(&home, &store, seed, SMALL).await);
+        digests.push(add(&home, &store, seed, MIB).await);
     }
     assert!(store.get(&digests[0]).await.is_some());
-    digests.push(add(&home, &store, 4, SMALL).await);
+    digests.push(add(&home, &store, 4, MIB).await);
     assert_eq!(there(&home, &digests), [true, false, true, true, true]);
-    digests.push(add(&home, &store, 5, 2 * SMALL).await);
+    digests.push(add(&home, &store, 5, 2 * MIB).await);
     assert_eq!(there(&home, &digests), [true, false, false, false, true, true]);
     let stats = store.stats();
-    assert_eq!((stats.evictions, stats.evicted_bytes, stats.bytes), (3, 3 * SMALL as u64, 4 * SMALL as u64));
+    assert_eq!((stats.evictions, stats.evicted_bytes, stats.bytes), (3, 3 * MIB as u64, 4 * MIB as u64));
     assert!(store.get(&digests[1]).await.is_none());
 }
 
 #[tokio::test]
-async fn access_times_outlive_the_process() {
+async fn uses_outlive_the_process() {
     let home = Home::new();
-    let store = open(&home, 2 * SMALL).await;
-    let mut digests = vec![add(&home, &store, 0, SMALL).await, add(&home, &store, 1, SMALL).await];
+    let store = open(&home, 2 * MIB).await;
+    let mut digests = vec![add(&home, &store, 0, MIB).await, add(&home, &store, 1, MIB).await];
     assert!(store.get(&digests[0]).await.is_some());
     drop(store);
     closed(&home).await;
-    let store = open(&home, 2 * SMALL).await;
-    digests.push(add(&home, &store, 2, SMALL).await);
+    let store = open(&home, 2 * MIB).await;
+    digests.push(add(&home, &store, 2, MIB).await);
     assert_eq!(there(&home, &digests), [true, false, true]);
-}
-
-#[tokio::test]
-async fn small_content_and_manifests_go_last() {
-    let home = Home::new();
-    let store = open(&home, 4 * SMALL).await;
-    let mut digests = vec![add(&home, &store, 0, SMALL - 1).await, add(&home, &store, 1, SMALL).await];
-    let kind = media_type("application/vnd.oci.image.index.v1+json");
-    let (hub, app) = (upstream("hub"), repository("app"));
-    store.catalog().add_manifest(&hub, &app, &digests[1], &kind, SMALL as u64, &Default::default()).await;
-    digests.push(add(&home, &store, 2, SMALL).await);
-    digests.push(add(&home, &store, 3, SMALL).await);
-    digests.push(add(&home, &store, 4, 2 * SMALL).await);
-    assert_eq!(there(&home, &digests), [true, true, false, false, true]);
-    digests.push(add(&home, &store, 5, 3 * SMALL).await);
-    assert_eq!(there(&home, &digests), [false, true, false, false, false, true], "in their turn, when nothing else is left");
 }
 
 #[tokio::test]
 async fn what_is_open_stays_and_what_cannot_fit_evicts_nothing() {
     let home = Home::new();
-    let store = open(&home, 3 * SMALL).await;
-    let digests = [add(&home, &store, 0, SMALL).await, add(&home, &store, 1, SMALL).await, add(&home, &store, 2, SMALL).await];
+    let store = open(&home, 3 * MIB).await;
+    let digests = [add(&home, &store, 0, MIB).await, add(&home, &store, 1, MIB).await, add(&home, &store, 2, MIB).await];
     let refused = |size: usize| {
         let store = store.clone();
         async move { matches!(store.begin(Digest::sha256(b"new"), Some(size as u64)).await, Err(StoreError::NoSpace)) }
     };
-    assert!(refused(3 * SMALL + 1).await, "more than the whole budget");
+    assert!(refused(3 * MIB + 1).await, "more than the whole budget");
     assert_eq!(there(&home, &digests), [true; 3]);
     let open = store.get(&digests[0]).await.unwrap();
     let second = open.clone();
     drop(open);
-    let part = store.begin(Digest::sha256(b"part"), Some(2 * SMALL as u64)).await.unwrap();
+    let part = store.begin(Digest::sha256(b"part"), Some(2 * MIB as u64)).await.unwrap();
     assert_eq!(there(&home, &digests), [true, false, false]);
     assert!(refused(1).await, "all is open or in flight");
     drop(second);
@@ -100,14 +83,14 @@ async fn what_is_open_stays_and_what_cannot_fit_evicts_nothing() {
 #[tokio::test]
 async fn a_budget_that_was_lowered_is_kept_from_the_start_on() {
     let home = Home::new();
-    let store = open(&home, 4 * SMALL).await;
+    let store = open(&home, 4 * MIB).await;
     for seed in 0..4 {
-        add(&home, &store, seed, SMALL).await;
+        add(&home, &store, seed, MIB).await;
     }
     drop(store);
     closed(&home).await;
-    let store = open(&home, 2 * SMALL).await;
-    assert!(home.verified_bytes() <= 2 * SMALL as u64);
+    let store = open(&home, 2 * MIB).await;
+    assert!(home.verified_bytes() <= 2 * MIB as u64);
     assert_eq!(store.stats().bytes, home.verified_bytes());
 }
 

@@ -278,7 +278,7 @@ async fn a_catalog_of_a_later_version_is_made_anew() {
 
 #[tokio::test]
 async fn a_catalog_that_lacks_its_tables_is_made_anew() {
-    survives(|path| rusqlite::Connection::open(path).unwrap().execute_batch("DROP TABLE total").unwrap(), Some("version")).await;
+    survives(|path| rusqlite::Connection::open(path).unwrap().execute_batch("DROP TABLE queue").unwrap(), Some("version")).await;
 }
 
 #[tokio::test]
