@@ -20,6 +20,8 @@ pub mod fill;
 pub mod mirror;
 pub mod oci;
 pub mod server;
+#[cfg(test)]
+mod simulation;
 pub mod store;
 pub mod telemetry;
 pub mod upstream;

@@ -15,11 +15,15 @@ pub(crate) const HOT_MANIFEST: &str = "hot-manifest";
 pub(crate) const COLD: &str = "cold";
 /// An image whose one layer a herd asks for.
 pub(crate) const HERD: &str = "herd";
+/// An image whose one layer is large.
+pub(crate) const LARGE: &str = "large";
 
 /// The extent of a run.
 pub(crate) struct Plan {
     /// How often each figure is taken of each server.
     pub(crate) rounds: usize,
+    /// How often it is where a round takes a minute.
+    pub(crate) slow_rounds: usize,
     /// In bytes.
     hot_blob: u64,
     /// How many times a lone client reads the hot blob in a round. Processor time is told in hundredths of a second: this must
@@ -33,6 +37,10 @@ pub(crate) struct Plan {
     cold_layers: [u64; 8],
     /// In bytes.
     herd_blob: u64,
+    /// In bytes.
+    large_blob: u64,
+    /// Whether figures are held against their targets, which are for content of the full size.
+    pub(crate) has_targets: bool,
 }
 
 impl Plan {
@@ -40,12 +48,15 @@ impl Plan {
     pub(crate) fn full() -> Self {
         Self {
             rounds: 5,
+            slow_rounds: 3,
             hot_blob: 256 << 20,
             lone_reads: 8,
             shared_reads: 2,
             load: Duration::from_secs(3),
             cold_layers: [150, 100, 60, 40, 25, 15, 8, 3].map(|megabytes| megabytes * 1_000_000),
             herd_blob: 210_000_000,
+            large_blob: 1 << 30,
+            has_targets: true,
         }
     }
 
@@ -53,12 +64,15 @@ impl Plan {
     pub(crate) fn quick() -> Self {
         Self {
             rounds: 2,
+            slow_rounds: 1,
             hot_blob: 64 << 20,
             lone_reads: 4,
             shared_reads: 1,
             load: Duration::from_millis(500),
             cold_layers: [15, 10, 6, 4, 3, 2, 1, 1].map(|megabytes| megabytes * 1_000_000),
             herd_blob: 20_000_000,
+            large_blob: 100_000_000,
+            has_targets: false,
         }
     }
 
@@ -73,6 +87,7 @@ impl Plan {
             .tag(HOT_MANIFEST, &image(200, &[1000; 9]))
             .tag(COLD, &image(300, &self.cold_layers))
             .tag(HERD, &image(400, &[self.herd_blob]))
+            .tag(LARGE, &image(500, &[self.large_blob]))
     }
 }
 

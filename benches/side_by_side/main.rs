@@ -1,5 +1,6 @@
 //! The benchmark of Larder beside its peers: nginx and docker-registry cache the same upstream on the same machine, and all
-//! are measured in turn. It prints what it measured; it never judges that, and talks to nobody beyond the loopback interface.
+//! are measured in turn. It prints what it measured, and whether that is what was aimed at; a target that is missed is no error, and
+//! it talks to nobody beyond the loopback interface.
 
 mod client;
 mod content;
@@ -27,7 +28,7 @@ use upstream::Upstream;
 #[derive(Parser)]
 struct Options {
     /// Measures only what has one of these words in its name: hot-blob, hot-manifest-by-digest, hot-manifest-by-tag, cold-fast,
-    /// cold-wan, herd.
+    /// cold-wan, cold-blob-limited-link, cold-blob-limited-connections, herd.
     filter: Vec<String>,
     /// Fewer rounds of smaller content: to see that everything works, not how well.
     #[arg(long)]
@@ -64,10 +65,13 @@ fn run(options: &Options) -> Result<()> {
     let stage = Stage { upstream: Upstream::start(options.quick)?, programs, scratch: scratch.path().to_owned(), plan };
     let mut results = Results::default();
     for scenario in chosen {
-        eprintln!("{}: {} rounds", scenario.name, stage.plan.rounds);
+        eprintln!("{}", scenario.name);
         (scenario.run)(&stage, &mut results).with_context(|| format!("{} was not measured", scenario.name))?;
     }
     print!("{}", results.table());
+    if stage.plan.has_targets {
+        print!("{}", results.targets());
+    }
     Ok(())
 }
 

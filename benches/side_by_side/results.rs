@@ -40,10 +40,21 @@ struct Row {
     rounds: [Vec<f64>; Subject::ALL.len()],
 }
 
+/// How Larder is to compare in a figure that is better if it is less.
+struct Target {
+    conditions: &'static str,
+    figure: Figure,
+    /// Whom it is compared with.
+    peer: Subject,
+    /// The most that its figure may be, as a part of the peer's.
+    most: f64,
+}
+
 /// All figures.
 #[derive(Default)]
 pub(crate) struct Results {
     rows: Vec<Row>,
+    targets: Vec<Target>,
 }
 
 impl Results {
@@ -55,6 +66,40 @@ impl Results {
             self.rows.len() - 1
         });
         self.rows[index].rounds[subject as usize].push(value);
+    }
+
+    /// Aims at a ratio of Larder's figure to a peer's.
+    pub(crate) fn aim(&mut self, conditions: &'static str, figure: Figure, peer: Subject, most: f64) {
+        self.targets.push(Target { conditions, figure, peer, most });
+    }
+
+    /// What was aimed at, as a further table in Markdown; nothing if there is nothing.
+    pub(crate) fn targets(&self) -> String {
+        if self.targets.is_empty() {
+            return String::new();
+        }
+        let heading = ["", "Larder", "peer", "ratio", "target", ""].map(str::to_owned).to_vec();
+        let lines = [heading].into_iter().chain(self.targets.iter().map(|target| self.judge(target)));
+        format!("\n{}", align(&lines.collect::<Vec<_>>()))
+    }
+
+    fn judge(&self, target: &Target) -> Vec<String> {
+        let Target { conditions, figure, peer, most } = target;
+        let of = |subject: Subject| {
+            let row = self.rows.iter().find(|row| row.conditions == *conditions && row.figure == *figure);
+            row.map_or(&[][..], |row| &row.rounds[subject as usize])
+        };
+        let (larder, other) = (of(Subject::Larder), of(*peer));
+        let value = |values| median(values).map_or("–".to_owned(), |median| format!("{median:.*}", figure.digits));
+        let is_met = median(&ratios(larder, other)).is_some_and(|ratio| ratio <= *most);
+        vec![
+            format!("{conditions}: {}", figure.name),
+            value(larder),
+            format!("{} {}", peer.name(), value(other)),
+            ratio(larder, other),
+            format!("≤ {most:.2}"),
+            if is_met { "met" } else { "missed" }.to_owned(),
+        ]
     }
 
     /// The table, in Markdown: medians, and Larder's part of its peers'.
@@ -95,13 +140,18 @@ impl Row {
 
 /// The median of the rounds' ratios, and in parentheses the least and the greatest: within a round, all had the same machine.
 fn ratio(larder: &[f64], peer: &[f64]) -> String {
-    let ratios: Vec<f64> = larder.iter().zip(peer).map(|(larder, peer)| larder / peer).collect();
+    let ratios = ratios(larder, peer);
     let least = ratios.iter().copied().reduce(f64::min);
     let greatest = ratios.iter().copied().reduce(f64::max);
     match (median(&ratios), least, greatest) {
         (Some(median), Some(least), Some(greatest)) if median.is_finite() => format!("{median:.2} ({least:.2}–{greatest:.2})"),
         _ => "–".to_owned(),
     }
+}
+
+/// Round by round.
+fn ratios(larder: &[f64], peer: &[f64]) -> Vec<f64> {
+    larder.iter().zip(peer).map(|(larder, peer)| larder / peer).collect()
 }
 
 fn median(values: &[f64]) -> Option<f64> {

@@ -1,6 +1,7 @@
 //! What is measured, by name, and what all of it has in common: servers that are started, asked in turn and weighed.
 //! How each thing is measured is in the modules below.
 
+mod cold_blob;
 mod cold_pull;
 mod herd;
 mod hot_blob;
@@ -24,12 +25,14 @@ pub(crate) struct Scenario {
 }
 
 /// All of them, in the order in which they run.
-pub(crate) const SCENARIOS: [Scenario; 6] = [
+pub(crate) const SCENARIOS: [Scenario; 8] = [
     Scenario { name: "hot-blob", run: hot_blob::run },
     Scenario { name: "hot-manifest-by-digest", run: hot_manifest::by_digest },
     Scenario { name: "hot-manifest-by-tag", run: hot_manifest::by_tag },
     Scenario { name: "cold-fast", run: cold_pull::fast },
     Scenario { name: "cold-wan", run: cold_pull::wan },
+    Scenario { name: "cold-blob-limited-link", run: cold_blob::limited_link },
+    Scenario { name: "cold-blob-limited-connections", run: cold_blob::limited_connections },
     Scenario { name: "herd", run: herd::run },
 ];
 

@@ -41,6 +41,10 @@ pub(crate) enum Network {
     Fast,
     /// 30 ms pass before each answer, and all content together comes at 200 MB/s.
     Wan,
+    /// The same at a quarter of the speed.
+    NarrowWan,
+    /// 30 ms pass before each answer, and content comes at 20 MB/s over each connection, as from many a CDN.
+    LimitedConnections,
 }
 
 /// A running upstream. Dropping it ends it.
@@ -140,13 +144,15 @@ impl Upstream {
 
     /// Puts a network before the registry.
     pub(crate) fn set_network(&self, network: Network) -> Result<()> {
+        let far = |limit: &str, rate: u64| json!({"network": {"registry": {"latency_ms": 30, limit: rate}, "token": {"latency_ms": 30}}});
         let switches = match network {
             Network::Fast => json!({"network": null}),
-            Network::Wan => json!({"network": {
-                "registry": {"latency_ms": 30, "total_rate": 200_000_000},
-                "token": {"latency_ms": 30},
-            }}),
+            Network::Wan => far("total_rate", 200_000_000),
+            Network::NarrowWan => far("total_rate", 50_000_000),
+            Network::LimitedConnections => far("connection_rate", 20_000_000),
         };
+        // What is not said stays as it was.
+        self.command("PATCH", "/config", r#"{"network": null}"#)?;
         self.command("PATCH", "/config", &switches.to_string())?;
         Ok(())
     }
@@ -164,6 +170,13 @@ impl Upstream {
         let counts = registry["blob_gets"].as_u64().zip(registry["connections"]["body_bytes"].as_u64());
         let (blobs, bytes) = counts.with_context(|| format!("an odd summary: {summary}"))?;
         Ok(Asked { blobs, bytes })
+    }
+
+    /// How many answers with this in their path it is sending at the moment, each over a connection of its own.
+    pub(crate) fn sending(&self, part: &str) -> Result<u64> {
+        let found = self.command("GET", &format!("/requests?outcome=in_flight&path={part}"), "")?;
+        let found: Value = serde_json::from_slice(&found)?;
+        found["count"].as_u64().with_context(|| format!("an odd count: {found}"))
     }
 
     fn command(&self, method: &str, path: &str, body: &str) -> Result<Vec<u8>> {

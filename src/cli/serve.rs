@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -60,7 +61,19 @@ pub(super) fn run(file: Option<&Path>) -> ExitCode {
     }
 }
 
+/// Raises the soft limit on descriptors to the hard one: a shell's usual 1,024 would be less than `limits.max_connections`.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!(%error, limit = ?limit.current, "the limit on open files could not be raised; that many connections and files are all there can be");
+    }
+}
+
 async fn serve(config: &Config) -> anyhow::Result<()> {
+    raise_descriptor_limit();
     let names = config.upstreams.iter().map(|upstream| upstream.name.as_str());
     let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"), names, &outcomes(), &prefetch_outcomes()));
     let upstreams = upstreams(config, &metrics)?;

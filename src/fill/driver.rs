@@ -92,14 +92,17 @@ async fn run(fills: &Fills, fill: &Fill, expected_size: Option<u64>) -> Result<(
     let opening = fill.next_lane(Allowance { lanes: 1, wanted: 1, ranges }).expect("what is not complete needs a lane");
     let mut tries = Tries::default();
     let first = match open_first(fills, fill, &opening, size, &mut tries).await {
-        // The size that is wrong may be the one that the earlier fill was told.
-        Err(error) if error.is_integrity_failure() => {
-            if let Some((ingest, _)) = resumed {
-                ingest.discard().await;
+        Ok(first) => first,
+        Err(error) => {
+            // What was taken up is back in its place before another fill can look for it. But the size that is wrong may be the one
+            // that the earlier fill was told.
+            match resumed {
+                Some((ingest, _)) if error.is_integrity_failure() => ingest.discard().await,
+                Some((ingest, map)) => ingest.keep(map).await,
+                None => {}
             }
             return Err(error);
         }
-        first => first?,
     };
     let is_resumed = resumed.is_some();
     let ingest = match resumed {

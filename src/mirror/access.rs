@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use super::{ContentKey, Mirror, MirrorError, MissingKey, Place};
-use crate::oci::{Digest, Reference, UpstreamName};
+use super::{ContentKey, Document, Mirror, MirrorError, MissingKey, Place};
+use crate::oci::{Digest, Manifest, Reference, UpstreamName};
 use crate::store::{Kind, Link};
 use crate::upstream::{Answer, Head, Method, Phase, Question, Target, UpstreamError};
 use crate::util::jitter;
@@ -91,7 +91,24 @@ impl Mirror {
         if self.shared.readable.contains_key(key) {
             return;
         }
-        self.shared.store.catalog().link(&key.upstream, &key.repository, key.kind, &key.digest).await;
+        let catalog = self.shared.store.catalog();
+        match key.kind {
+            Kind::Blob => catalog.link(&key.upstream, &key.repository, key.kind, &key.digest).await,
+            // Its media type goes with it: only then is it noted where it outlives the catalog. While another repository's fetch is
+            // under way the catalog does not know that yet; and where there is no manifest, there is nothing to be read.
+            Kind::Manifest => {
+                let Some(document) = self.cached_document(&key.digest).await else { return };
+                let size = document.bytes.len() as u64;
+                let content = Manifest::inspect(&document.bytes, &document.media_type).unwrap_or_default();
+                let Document { digest, media_type, .. } = &*document;
+                catalog.add_manifest(&key.upstream, &key.repository, digest, media_type, size, &content).await;
+            }
+        }
+        self.granted(key);
+    }
+
+    /// Remembers that `place` has the content.
+    pub(super) fn granted(&self, key: &ContentKey) {
         self.shared.readable.insert(key.clone(), None);
         self.shared.missing.invalidate(&MissingKey::Content(key.clone()));
     }

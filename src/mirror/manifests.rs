@@ -181,7 +181,7 @@ impl Mirror {
         let size = document.bytes.len() as u64;
         let catalog = self.shared.store.catalog();
         catalog.add_manifest(&key.upstream, &key.repository, &document.digest, &document.media_type, size, content).await;
-        self.grant(&key).await;
+        self.granted(&key);
         self.content_arrived(&key).await;
     }
 

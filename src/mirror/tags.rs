@@ -76,9 +76,9 @@ impl Mirror {
         if let Some(record) = self.shared.tags.get(key) {
             return Some(record);
         }
-        let record = self.shared.store.catalog().tag(&key.upstream, &key.repository, &key.tag).await?;
-        self.shared.tags.insert(key.clone(), record.clone());
-        Some(record)
+        let record = self.shared.store.catalog().tag(&key.upstream, &key.repository, &key.tag).await;
+        // Whoever has asked the upstream meanwhile knows better.
+        self.shared.tags.get(key).or_else(|| record.inspect(|record| self.shared.tags.insert(key.clone(), record.clone())))
     }
 
     /// The manifest of a record that is true. `outcome` is what it took to know that.

@@ -1,5 +1,7 @@
 //! Bodies of responses: bytes that are at hand, or content that is read as the client takes it.
 
+mod outgoing;
+
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -8,6 +10,7 @@ use futures::Stream;
 use http_body::{Frame, SizeHint};
 
 use crate::fill::{ByteStream, FillError};
+use outgoing::Outgoing;
 
 /// The body of a response. An error in it makes the connection end short of the declared length, so that no client can take
 /// what it got for the whole.
@@ -21,7 +24,7 @@ pub(super) struct Body {
 
 enum Content {
     Bytes(Bytes),
-    Stream { stream: ByteStream, left: Option<u64> },
+    Stream { stream: ByteStream, left: Option<u64>, outgoing: Outgoing },
 }
 
 /// Watches a body go out.
@@ -44,7 +47,8 @@ impl Body {
 
     /// A body that is `length` bytes long, or whose length shows at its end.
     pub(super) fn from_stream(stream: ByteStream, length: Option<u64>) -> Self {
-        Self { content: Content::Stream { stream, left: length }, failure: None, watch: None }
+        let content = Content::Stream { stream, left: length, outgoing: Outgoing::default() };
+        Self { content, failure: None, watch: None }
     }
 
     pub(super) fn watched(mut self, watch: Box<dyn Watch>) -> Self {
@@ -65,12 +69,15 @@ impl http_body::Body for Body {
         let next = match &mut this.content {
             Content::Bytes(bytes) if bytes.is_empty() => None,
             Content::Bytes(bytes) => Some(Ok(std::mem::take(bytes))),
-            Content::Stream { stream, left } => {
-                let next = ready!(Pin::new(stream).poll_next(cx));
-                match (next, left) {
-                    (Some(Ok(bytes)), Some(left)) => {
-                        *left = left.saturating_sub(bytes.len() as u64);
-                        Some(Ok(bytes))
+            Content::Stream { stream, left, outgoing } => {
+                // hyper would gather more: what a slow client has not taken yet waits in the file, not in memory.
+                ready!(outgoing.poll_written(cx));
+                match (ready!(Pin::new(stream).poll_next(cx)), left) {
+                    (Some(Ok(bytes)), left) => {
+                        if let Some(left) = left {
+                            *left = left.saturating_sub(bytes.len() as u64);
+                        }
+                        Some(Ok(outgoing.hand_over(bytes)))
                     }
                     // hyper sees to it as well that this does not look complete; but it has no words for it.
                     (None, Some(left)) if *left > 0 => Some(Err(FillError::Abandoned)),
@@ -121,10 +128,29 @@ impl http_body::Body for Body {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::Wake;
+
     use futures::{StreamExt, stream};
     use http_body::Body as _;
 
     use super::*;
+
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Woken {
+        fn is(&self) -> bool {
+            self.0.load(Ordering::Relaxed)
+        }
+    }
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
 
     #[test]
     fn what_came_before_an_error_has_time_to_go_out() {
@@ -135,6 +161,24 @@ mod tests {
         assert!(matches!(poll(), Poll::Ready(Some(Ok(_)))));
         assert!(poll().is_pending(), "the error came at once, and takes with it what is not written yet");
         assert!(matches!(poll(), Poll::Ready(Some(Err(FillError::NoSpace)))));
+    }
+
+    #[test]
+    fn there_is_one_part_at_a_time() {
+        let parts = vec![Ok(Bytes::from_static(b"one")), Ok(Bytes::from_static(b"two"))];
+        let mut body = Body::from_stream(stream::iter(parts).boxed(), None);
+        let woken = Arc::new(Woken::default());
+        let waker = Arc::clone(&woken).into();
+        let mut cx = Context::from_waker(&waker);
+        let mut poll = || Pin::new(&mut body).poll_frame(&mut cx);
+        let Poll::Ready(Some(Ok(first))) = poll() else { panic!("there is a first part") };
+        assert!(poll().is_pending(), "the second part came before the first was written");
+        let rest = first.into_data().unwrap().split_off(1);
+        assert!(poll().is_pending() && !woken.is());
+        drop(rest);
+        assert!(woken.is());
+        assert!(matches!(poll(), Poll::Ready(Some(Ok(second))) if second.data_ref().unwrap() == "two"));
+        assert!(matches!(poll(), Poll::Ready(None)));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use http::{Request, Response};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
@@ -17,6 +18,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use rustls::ServerConfig;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -45,6 +47,11 @@ const HEAD_MAX_BYTES: usize = 32 << 10;
 /// Connections that may wait to be accepted; the system has a limit of its own (`net.core.somaxconn`). A rollout has hundreds of
 /// clients connect at once, and those that find the queue full wait a second or more before they try again.
 const BACKLOG: u32 = 4096;
+
+/// How much of a body may wait in the system's send buffer before it goes out, in bytes; the rest waits in the file. Without this
+/// limit the buffer grows to megabytes, and a thousand clients that take nothing exhaust the memory that the system has for TCP
+/// (`net.ipv4.tcp_mem`): then all connections crawl, those to the upstreams too.
+const UNSENT_MAX_BYTES: u32 = 256 << 10;
 
 /// How long to wait before accepting again after the process ran out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -96,6 +103,8 @@ impl Listener {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         // Else the port cannot be had for a minute after a restart.
         socket.set_reuseaddr(true)?;
+        // Connections inherit it. Without it all works, and slow clients cost the system more.
+        let _ = SockRef::from(&socket).set_tcp_notsent_lowat(UNSENT_MAX_BYTES);
         socket.bind(address)?;
         let socket = socket.listen(BACKLOG)?;
         Ok(Self { socket, tls: tls.map(TlsAcceptor::from), registry, settings, metrics, clients: Arc::default() })
@@ -119,11 +128,7 @@ impl Listener {
                 accepted = self.accept(&places) => accepted,
             };
             if let Some((stream, seat)) = accepted {
-                let connection = self.connection(stream, seat.address, graceful.watcher());
-                tokio::spawn(async move {
-                    connection.await;
-                    drop(seat);
-                });
+                tokio::spawn(serve(stream, seat, self.tls.clone(), self.registry.clone(), graceful.watcher()));
             }
         }
         drop(self.socket);
@@ -148,27 +153,29 @@ impl Listener {
         }
         seat.map(|seat| (stream, seat))
     }
+}
 
-    fn connection(&self, stream: TcpStream, client: IpAddr, watcher: Watcher) -> impl Future<Output = ()> + use<> {
-        // Answers are written when they are ready; waiting to fill a segment only delays small ones. Without it all works, more slowly.
-        let _ = stream.set_nodelay(true);
-        let port = stream.peer_addr().map_or(0, |peer| peer.port());
-        let client = SocketAddr::new(client, port);
-        let (tls, registry) = (self.tls.clone(), self.registry.clone());
-        async move {
-            let stream = Lingering::new(stream);
-            match tls {
-                None => serve_http1(stream, client, registry, watcher).await,
-                Some(tls) => match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
-                    Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
-                        serve_http2(stream, client, registry, watcher).await;
-                    }
-                    Ok(Ok(stream)) => serve_http1(stream, client, registry, watcher).await,
-                    Ok(Err(error)) => tracing::debug!(%client, %error, "TLS handshake failed"),
-                    Err(_) => tracing::debug!(%client, "TLS handshake took too long"),
-                },
-            }
+/// Serves one connection to its end. What it needs for that is in memory as long as the client stays, whatever the client does:
+/// so this future is kept small, and what only some connections need is in a box.
+async fn serve(stream: TcpStream, seat: Seat, tls: Option<TlsAcceptor>, registry: Registry, watcher: Watcher) {
+    // Answers are written when they are ready; waiting to fill a segment only delays small ones. Without it all works, more slowly.
+    let _ = stream.set_nodelay(true);
+    let client = SocketAddr::new(seat.address, stream.peer_addr().map_or(0, |peer| peer.port()));
+    let stream = Lingering::new(stream);
+    match tls {
+        None => serve_http1(stream, client, registry, watcher).await,
+        Some(tls) => Box::pin(serve_tls(tls, stream, client, registry, watcher)).await,
+    }
+}
+
+async fn serve_tls(tls: TlsAcceptor, stream: Lingering, client: SocketAddr, registry: Registry, watcher: Watcher) {
+    match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
+        Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
+            Box::pin(serve_http2(stream, client, registry, watcher)).await;
         }
+        Ok(Ok(stream)) => Box::pin(serve_http1(stream, client, registry, watcher)).await,
+        Ok(Err(error)) => tracing::debug!(%client, %error, "TLS handshake failed"),
+        Err(_) => tracing::debug!(%client, "TLS handshake took too long"),
     }
 }
 
@@ -180,14 +187,15 @@ where
     let guard = Guard::new(stream, turn.clone(), LIMITS);
     let service = service_fn(move |request: Request<Incoming>| {
         turn.ours();
-        answer(registry.clone(), request, client, turn.clone())
+        // hyper keeps room for this as long as the connection lasts: in a box, it is there while there is something to answer.
+        answer(registry.clone(), request, client, turn.clone()).boxed()
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         // The guard bounds the time for a head, and tells it from the time between requests.
         .header_read_timeout(None)
         .max_header_size(HEAD_MAX_BYTES)
-        // What a slow client has not taken yet waits in the file, not in memory.
+        // Of what a client sends before it has our answer.
         .max_buf_size(2 * HEAD_MAX_BYTES)
         .auto_date_header(false)
         .serve_connection(TokioIo::new(guard), service);

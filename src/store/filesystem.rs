@@ -29,6 +29,11 @@ pub trait FileSystem: Send + Sync + 'static {
     fn create_folder(&self, folder: &Path) -> io::Result<()>;
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Names the time since the operating system was started: what a process has written in it is there, synced or not.
+    ///
+    /// # Errors
+    /// Where nobody tells.
+    fn epoch(&self) -> io::Result<String>;
     /// What is in a folder, in no order. Names that are not UTF-8 are left out: the store never made them.
     fn list(&self, folder: &Path) -> io::Result<Vec<Entry>>;
 }

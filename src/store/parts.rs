@@ -1,8 +1,9 @@
 //! Parts that outlive the fill that wrote them, so that the next fill of the same content goes on from there: after an upstream
 //! that failed, after a restart, after a kill. It never says that a part's bytes are right: whoever takes one up hashes it again.
 //!
-//! Beside a part that is kept lies its map, a small file that says which of its bytes have been written. It is replaced as a whole,
-//! and never synced: after a loss of power it may say too much, which the hash brings to light, and mostly already the holes in the part do.
+//! Beside a part that is kept lies its map, a small file that says which of its bytes have been written. It is replaced as a whole.
+//! Neither is synced: after a loss of power a map may say too much, and readers would be given what is not there before the hash
+//! brings that to light. So a map counts only as long as the operating system runs under which it was written.
 
 use std::collections::HashMap;
 use std::io;
@@ -38,6 +39,15 @@ pub struct PartMap {
     pub extents: Vec<Range<u64>>,
 }
 
+/// The file of a map.
+#[derive(Serialize, Deserialize)]
+struct MapFile {
+    /// See [`FileSystem::epoch`]; empty where nobody told.
+    epoch: String,
+    #[serde(flatten)]
+    map: PartMap,
+}
+
 /// The parts that nobody writes at the moment.
 pub(super) struct Parts {
     kept: Mutex<HashMap<Digest, KeptPart>>,
@@ -46,6 +56,7 @@ pub(super) struct Parts {
     health: Arc<Health>,
     clock: Arc<dyn Clock>,
     budget: Budget,
+    epoch: String,
     /// Names parts and temporary files.
     numbers: Arc<AtomicU64>,
 }
@@ -110,7 +121,11 @@ impl Parts {
         budget: Budget,
         numbers: Arc<AtomicU64>,
     ) -> io::Result<Self> {
-        let parts = Self { kept: Mutex::default(), fs, layout, health, clock, budget, numbers };
+        let epoch = fs.epoch().unwrap_or_else(|error| {
+            tracing::warn!(%error, "the system does not tell when it was started; parts will not outlive this process");
+            String::new()
+        });
+        let parts = Self { kept: Mutex::default(), fs, layout, health, clock, budget, epoch, numbers };
         let entries = parts.fs.list(&parts.layout.ingest())?;
         let in_flight = entries.iter().filter(|entry| !entry.is_folder).filter_map(|entry| Layout::parse_in_flight(&entry.name));
         let (mut names, mut without_map) = (Vec::new(), Vec::new());
@@ -144,7 +159,8 @@ impl Parts {
 
     /// Notes what has been written of a part. If that fails, what was noted before stands.
     pub(super) fn note(&self, name: PartName, map: &PartMap) -> io::Result<()> {
-        let bytes = serde_json::to_vec(map).map_err(io::Error::other)?;
+        let file = MapFile { epoch: self.epoch.clone(), map: map.clone() };
+        let bytes = serde_json::to_vec(&file).map_err(io::Error::other)?;
         let temporary = self.layout.temporary(self.numbers.fetch_add(1, Ordering::Relaxed));
         let write = || {
             self.fs.create(&temporary)?.write_all_at(&bytes, 0)?;
@@ -255,15 +271,17 @@ impl Parts {
         let read = || {
             let (metadata, file) = (self.fs.metadata(&path)?, self.fs.open(&path)?);
             let bytes = file.read_all(MAP_MAX_BYTES)?;
-            let map: PartMap = serde_json::from_slice(&bytes)?;
+            let MapFile { epoch, map } = serde_json::from_slice(&bytes)?;
+            if epoch.is_empty() || epoch != self.epoch {
+                return Ok(None);
+            }
             let map = Some(map).filter(PartMap::is_sound).ok_or(io::ErrorKind::InvalidData)?;
-            Ok::<_, io::Error>((map, metadata.used_at))
+            Ok::<_, io::Error>(Some((map, metadata.used_at)))
         };
-        read()
-            .inspect_err(
-                |error| tracing::warn!(path = %path.display(), %error, "the map of a part cannot be read; it is removed"),
-            )
-            .ok()
+        read().unwrap_or_else(|error| {
+            tracing::warn!(path = %path.display(), %error, "the map of a part cannot be read; it is removed");
+            None
+        })
     }
 
     /// If this fails the next start does it.

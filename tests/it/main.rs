@@ -12,6 +12,7 @@ mod hostile_clients;
 mod hostile_upstreams;
 mod lanes;
 mod lifecycle;
+mod memory;
 mod outage;
 mod prefetch;
 mod ranges;

@@ -83,6 +83,10 @@ impl FileSystem for OsFileSystem {
         fs::remove_file(path)
     }
 
+    fn epoch(&self) -> io::Result<String> {
+        fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned())
+    }
+
     fn list(&self, folder: &Path) -> io::Result<Vec<Entry>> {
         let mut entries = Vec::new();
         for entry in fs::read_dir(folder)? {

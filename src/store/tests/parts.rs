@@ -110,12 +110,12 @@ async fn a_part_that_may_still_be_written_to_is_not_taken_up() {
 #[tokio::test]
 async fn maps_that_were_damaged_and_parts_that_are_old_go_at_the_next_start() {
     let home = Home::new();
-    let contents: Vec<_> = (10..15).map(|seed| bytes(seed, SIZE as usize)).collect();
+    let contents: Vec<_> = (10..16).map(|seed| bytes(seed, SIZE as usize)).collect();
     let store = home.open_and_walk().await;
     for content in &contents {
         leave(&store, content, 30_000).await;
     }
-    settled_at(&store, 150_000).await;
+    settled_at(&store, 180_000).await;
     drop(store);
     closed(&home).await;
     let maps: Vec<_> = std::fs::read_dir(home.path("ingest")).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -124,9 +124,16 @@ async fn maps_that_were_damaged_and_parts_that_are_old_go_at_the_next_start() {
         maps.iter().find(|path| path.extension().is_some_and(|e| e == "map") && path.to_str().unwrap().contains(&hex)).unwrap()
     };
     std::fs::write(map_of(&contents[0]), b"{\"size\": 1000").unwrap();
-    std::fs::write(map_of(&contents[1]), b"{\"size\":5,\"extents\":[{\"start\":3,\"end\":9}]}").unwrap();
+    let edit = |content, from: &str, to: &str| {
+        let text = std::fs::read_to_string(map_of(content)).unwrap();
+        assert!(text.contains(from), "{text}");
+        std::fs::write(map_of(content), text.replace(from, to)).unwrap();
+    };
+    edit(&contents[1], "\"size\":100000", "\"size\":29999");
     std::fs::remove_file(map_of(&contents[2])).unwrap();
     std::fs::remove_file(map_of(&contents[3]).with_extension("part")).unwrap();
+    // The machine was started anew: what it wrote before may not be on the disk.
+    edit(&contents[5], &OsFileSystem.epoch().unwrap(), "earlier");
     let now = home.clock.0.load(Ordering::SeqCst);
     home.clock.0.store(today(), Ordering::SeqCst);
     let store = home.open_and_walk().await;

@@ -260,6 +260,10 @@ impl FileSystem for FaultFs {
         self.step(|| OsFileSystem.remove(path))
     }
 
+    fn epoch(&self) -> io::Result<String> {
+        OsFileSystem.epoch()
+    }
+
     fn list(&self, folder: &Path) -> io::Result<Vec<Entry>> {
         self.step(|| OsFileSystem.list(folder))
     }

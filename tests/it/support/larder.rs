@@ -247,12 +247,19 @@ impl Larder {
         fs::write(&path, content).unwrap();
     }
 
+    /// The memory that the process has resident, in bytes.
+    pub(crate) fn memory(&self) -> u64 {
+        self.process.status_bytes("VmRSS")
+    }
+
     /// The most memory that the process has had resident, in bytes.
     pub(crate) fn peak_memory(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-        let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
-        kibibytes << 10
+        self.process.status_bytes("VmHWM")
+    }
+
+    /// How many descriptors the process has open.
+    pub(crate) fn descriptors(&self) -> usize {
+        self.process.descriptors()
     }
 
     /// Runs another command of `larder` on the same configuration, whether or not the mirror runs.

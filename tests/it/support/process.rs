@@ -1,6 +1,7 @@
 //! The binary under test as a process of its own.
 //! Starts it, reads what it says, ends it; what it serves is none of its business.
 
+use std::fs;
 use std::io::{BufRead as _, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -49,8 +50,17 @@ impl Process {
         self.admin
     }
 
-    pub(super) fn id(&self) -> u32 {
-        self.child.id()
+    /// A size in bytes that `/proc/PID/status` tells under this name: proc_pid_status(5).
+    pub(super) fn status_bytes(&self, name: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap();
+        let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
+        kibibytes << 10
+    }
+
+    /// How many descriptors it has open.
+    pub(super) fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
     }
 
     pub(super) fn signal(&self, signal: Signal) {
