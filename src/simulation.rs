@@ -1,5 +1,43 @@
-//! A simulation of a machine with Larder on it: its disk, its clock, its network and its upstream follow from a seed, and so does
-//! everything that happens. Tens of thousands of schedules are run, and after each it is asked whether the promises held.
+//! A simulation of a machine with Larder on it: its disk, its clock, its network, its upstream and its clients follow from a seed,
+//! and so does everything that happens. Thousands of schedules are run, and after each it is asked whether the promises held.
+//!
+//! # The model
+//!
+//! A *schedule* ([`schedule`]) is a few runs of one machine. In each, clients arrive together or apart, and pull images, or ask for
+//! manifests, blobs and parts of blobs; they read fast or slowly, leave in the middle, or come back for the rest. The machine stops
+//! when all are served, at some moment, or at some change of the disk; the process alone is killed, or the power fails. Then it starts
+//! again. A quarter of the schedules are *fair*: nothing goes wrong but the stops. In the others the network, the disk or both do.
+//!
+//! The *machine* ([`machine`]) is the real `Mirror` over the real `Fills` and the real `Store`, on tokio's one-threaded runtime with its
+//! clock paused. Blocking work takes its turn there, after pauses out of the seed (`util/blocking.rs`). Around it are
+//!
+//! * the *disk* ([`disk`]): files in memory. Any operation may fail, also after it was done; there may be no space; and of what was not
+//!   synced, a loss of power leaves some, none or zeros;
+//! * the *upstream* ([`registry`]): it is slow, silent or gone, refuses, limits, answers another question, cuts, stalls, trickles, and sends
+//!   wrong bytes, too few or too many; tags move;
+//! * the *clients* ([`client`]), who see what one behind `server/respond.rs` would: a declared length, bytes, and an end or a break.
+//!
+//! Not simulated are the HTTP layers on either side, which have tests of their own, and SQLite: the catalog is a real file, in memory
+//! where there is such a place. It is lost, filled with garbage or cut at stops, but not broken under a running machine. The walk that
+//! follows a start has a real thread; it is held up for a while or at once let run, with everything else waiting meanwhile.
+//!
+//! # What is judged
+//!
+//! * **P1**: a body that is complete to its client is right; a part of a blob, too, unless the upstream has lied about that blob and it is
+//!   not verified yet. After every stop, each file among the blobs is what its name says.
+//! * **P2**: the store opens after every stop, whatever became of the catalog.
+//! * **P3**: when the upstream is gone for good, after one more stop, all that was kept is served, by tag and by digest.
+//! * **P4**: what is at rest is not read again, what is whole is read once, what a killed process had of it is not read again; and who asks
+//!   what is being asked joins.
+//! * **P5**: in a fair schedule everybody who stays is served, in time, whoever else is about.
+//! * **P6**: the budget is not exceeded. **P7**: nobody gets from a repository what it has not got.
+//! * Everybody gets an answer or an error within bounded time; when nothing goes wrong any more, all is served, current and kept, and
+//!   nothing is left behind: no fill, no reservation, no part.
+//!
+//! # Use
+//!
+//! `cargo test` runs a few hundred schedules, always the same. `LARDER_SIMULATION_SEEDS` sets how many, and `LARDER_SIMULATION_SEED`
+//! replays one and shows what happens in it, as a failure does.
 
 mod client;
 mod clock;

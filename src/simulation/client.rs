@@ -135,24 +135,29 @@ impl Client {
         }
     }
 
-    async fn do_errand(&self, site: &Site) -> Result<(), Unserved> {
+    /// Gives how many bytes it takes at the most.
+    async fn do_errand(&self, site: &Site) -> Result<u64, Unserved> {
         let place = &site.places[self.place];
         let visit = Visit { site, place, manner: self.manner };
-        match &self.errand {
-            Errand::Pull(tag) => visit.pull(&Reference::Tag(tag.clone())).await.map(drop),
-            Errand::Tag(tag) => visit.manifest(&Reference::Tag(tag.clone()), Want::Body).await.map(drop),
-            Errand::TagHead(tag) => visit.manifest(&Reference::Tag(tag.clone()), Want::Head).await.map(drop),
-            Errand::Manifest(digest) => visit.manifest(&Reference::Digest(*digest), Want::Body).await.map(drop),
-            Errand::ManifestHead(digest) => visit.manifest(&Reference::Digest(*digest), Want::Head).await.map(drop),
-            Errand::Blob(digest) => visit.blob(digest).await,
-            Errand::BlobHead(digest) => visit.blob_head(digest).await,
-            Errand::Part(digest, asked) => visit.part(digest, *asked).await,
-            Errand::Resume(digest) => visit.resume(digest).await,
-        }
+        let digest = match &self.errand {
+            Errand::Pull(tag) => {
+                let digest = visit.pull(&Reference::Tag(tag.clone())).await?;
+                return Ok(LIBRARY.bytes_pulled_with(&digest));
+            }
+            Errand::Tag(tag) => visit.manifest(&Reference::Tag(tag.clone()), Want::Body).await?,
+            Errand::TagHead(tag) => visit.manifest(&Reference::Tag(tag.clone()), Want::Head).await?,
+            Errand::Manifest(digest) => visit.manifest(&Reference::Digest(*digest), Want::Body).await?,
+            Errand::ManifestHead(digest) => visit.manifest(&Reference::Digest(*digest), Want::Head).await?,
+            Errand::Blob(digest) => visit.blob(digest).await.map(|()| *digest)?,
+            Errand::BlobHead(digest) => visit.blob_head(digest).await.map(|()| *digest)?,
+            Errand::Part(digest, asked) => visit.part(digest, *asked).await.map(|()| *digest)?,
+            Errand::Resume(digest) => visit.resume(digest).await.map(|()| *digest)?,
+        };
+        Ok(LIBRARY.bytes(&digest).map_or(0, Bytes::len) as u64)
     }
 
     /// In fair weather, everybody is served who stays and may have what he asks for; and in time, whoever else is about (P5).
-    fn judge(&self, site: &Site, ended: &Result<(), Unserved>, took: Duration) {
+    fn judge(&self, site: &Site, ended: &Result<u64, Unserved>, took: Duration) {
         let Self { number, errand, .. } = self;
         if let Err(Unserved::Refused(error) | Unserved::Broken(error)) = ended
             && error.contains("abandoned")
@@ -174,11 +179,12 @@ impl Client {
         if let Err(unserved @ (Unserved::Refused(_) | Unserved::Broken(_) | Unserved::BadPart)) = ended {
             site.journal.violation(format_args!("P5: client {number} is not served: {errand:?}: {unserved:?}"));
         }
-        let bytes = digest.map_or(1 << 20, |digest| LIBRARY.bytes(digest).map_or(0, Bytes::len) as u64);
         // One after the other: is it there, what is it, and where; then the bytes, some of which another one is fetching already.
-        let most = site.registry.time_for(bytes) * 2 + site.registry.time_for(0) * 8 + LEEWAY;
-        if ended.is_ok() && took > most && !matches!(errand, Errand::Pull(_)) {
-            site.journal.violation(format_args!("P5: client {number} took {took:?} where {most:?} is much: {errand:?}"));
+        if let Ok(bytes) = ended {
+            let most = site.registry.time_for(*bytes) * 2 + site.registry.time_for(0) * 8 + LEEWAY;
+            if took > most {
+                site.journal.violation(format_args!("P5: client {number} took {took:?} where {most:?} is much: {errand:?}"));
+            }
         }
     }
 }

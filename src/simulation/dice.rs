@@ -3,7 +3,9 @@
 use std::ops::Range;
 use std::time::Duration;
 
-/// A stream of numbers that its seed determines. SplitMix64 (Steele, Lea and Flood, 2014).
+use crate::util::simulated;
+
+/// A stream of numbers that its seed determines.
 pub(super) struct Dice(u64);
 
 impl Dice {
@@ -17,10 +19,7 @@ impl Dice {
     }
 
     pub(super) fn roll(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+        simulated::next(&mut self.0)
     }
 
     /// A number in `range`; its start if it is empty.

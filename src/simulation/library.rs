@@ -83,6 +83,13 @@ impl Library {
         [Some(index), self.images[index].child].into_iter().flatten().map(|index| &self.images[index])
     }
 
+    /// How many bytes a client gets who pulls the image.
+    pub(super) fn bytes_pulled_with(&self, digest: &Digest) -> u64 {
+        let index = self.images.iter().position(|image| image.digest == *digest);
+        let images = index.into_iter().flat_map(|index| self.pulled_with(index));
+        images.flat_map(|image| &image.blobs).map(|digest| self.blob(digest).len() as u64).sum()
+    }
+
     fn add(&mut self, dice: &mut Dice, size: u64, algorithm: Algorithm) -> Digest {
         let mut tile: Vec<u8> = (0..TILE / 8).flat_map(|_| dice.roll().to_le_bytes()).collect();
         let mut bytes = Vec::new();

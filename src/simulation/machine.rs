@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::clock::SimulatedClock;
 use super::disk::Mount;
+use super::journal::Journal;
 use super::registry::{Registry, SimulatedOrigin};
 use super::schedule::{CatalogFate, Schedule};
 use crate::fill::{FillError, Fills, Observer, Source};
@@ -29,16 +30,29 @@ pub(super) struct Home {
     number: usize,
 }
 
-struct Unobserved;
+/// Sees to it that nothing right is taken for wrong.
+struct Watcher {
+    registry: Registry,
+    journal: Journal,
+}
 
-impl Observer for Unobserved {
+impl Observer for Watcher {
     fn joined(&self) {}
-    fn ended(&self, _: &Source, _: Option<&FillError>, _: bool) {}
+
+    fn ended(&self, _: &Source, error: Option<&FillError>, _: bool) {
+        if let Some(error @ (FillError::BadPart | FillError::WrongDigest { .. })) = error
+            && self.registry.count_tainted() == 0
+        {
+            self.journal.violation(format_args!("all that was sent is right, and yet: {error}"));
+        }
+    }
+
     fn resumed(&self, _: &Source) {}
+
     fn rejected(&self, _: &Source, _: &FillError) {}
 }
 
-impl PrefetchObserver for Unobserved {
+impl PrefetchObserver for Watcher {
     fn ended(&self, _: &UpstreamName, _: PrefetchOutcome) {}
 }
 
@@ -116,6 +130,7 @@ pub(super) fn mirror(
     schedule: &Schedule,
     registry: &Registry,
     clock: &Arc<SimulatedClock>,
+    journal: &Journal,
 ) -> (Mirror, Vec<Place>) {
     let upstream = Arc::new(Upstream {
         name: "docker.io".parse().expect("a name"),
@@ -125,11 +140,12 @@ pub(super) fn mirror(
         official_namespace: None,
         origin: Arc::new(SimulatedOrigin { registry: registry.clone(), fresh: schedule.fresh }),
     });
-    let fills = Fills::new(store.clone(), schedule.limits, Arc::new(Unobserved));
+    let watcher = Arc::new(Watcher { registry: registry.clone(), journal: journal.clone() });
+    let fills = Fills::new(store.clone(), schedule.limits, Arc::clone(&watcher) as Arc<dyn Observer>);
     let upstreams = Upstreams::new(vec![Arc::clone(&upstream)], Arc::clone(&upstream));
     // How long an absence is remembered goes by a clock that is not simulated: not at all.
     let timing = Timing { tags: schedule.fresh, missing: Duration::ZERO, patience: PATIENCE };
-    let prefetch = schedule.prefetches.then(|| Arc::new(Unobserved) as Arc<dyn PrefetchObserver>);
+    let prefetch = schedule.prefetches.then_some(watcher as Arc<dyn PrefetchObserver>);
     let mirror = Mirror::new(upstreams, store, fills, Arc::clone(clock) as Arc<dyn Clock>, timing, prefetch);
     let place = |(repository, _): &_| Place { upstream: Arc::clone(&upstream), repository: Clone::clone(repository) };
     (mirror, schedule.holdings.iter().map(place).collect())

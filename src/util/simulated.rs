@@ -25,13 +25,20 @@ impl Drop for Simulated {
     }
 }
 
-/// A number out of the simulation, if there is one. SplitMix64 (Steele, Lea and Flood, 2014).
+/// A number out of the simulation, if there is one.
 pub(crate) fn random() -> Option<u64> {
-    let state = STATE.get()?.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut state = STATE.get()?;
+    let number = next(&mut state);
     STATE.set(Some(state));
-    let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    Some(number)
+}
+
+/// The next of the numbers that follow from a seed, which `state` is at first. SplitMix64 (Steele, Lea and Flood, 2014).
+pub(crate) fn next(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mixed = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    Some(mixed ^ (mixed >> 31))
+    mixed ^ (mixed >> 31)
 }
 
 /// How long work that blocks waits in the simulation before it is done: mostly not at all, at times as long as a busy disk takes.
