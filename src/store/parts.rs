@@ -235,7 +235,7 @@ impl Parts {
     pub(super) fn give_up_oldest(&self) -> bool {
         let oldest = {
             let mut kept = self.lock();
-            let oldest = kept.iter().min_by_key(|(_, part)| part.kept_at).map(|(digest, _)| *digest);
+            let oldest = kept.iter().min_by_key(|(digest, part)| (part.kept_at, **digest)).map(|(digest, _)| *digest);
             oldest.and_then(|digest| kept.remove(&digest))
         };
         oldest.inspect(|part| self.remove(part.name)).is_some()
