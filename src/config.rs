@@ -61,6 +61,8 @@ pub struct AdminConfig {
 pub struct CacheConfig {
     pub dir: PathBuf,
     pub max_size: MaxSize,
+    /// What is left of the file system to others.
+    pub min_free: MaxSize,
     /// Bytes that may be missing of a blob which nobody reads, for it to be fetched all the same.
     pub finish_unread: u64,
     /// Zero: what is cached is never read again for its own sake.
@@ -175,6 +177,7 @@ fn cache(mut section: SectionReader<'_>, environment: &[(String, String)]) -> Ca
     CacheConfig {
         dir: section.path("dir").map_or_else(|| cache_dir::usual(environment), |dir| dir.value),
         max_size: section.value("max_size", value::max_size),
+        min_free: section.value("min_free", value::max_size),
         finish_unread: section.value("finish_unread", value::bytes),
         verify_within: section.value("verify_within", value::duration),
         prefetch: section.value("prefetch", value::flag),

@@ -51,7 +51,7 @@ use crate::util::{Clock, blocking};
 
 pub use catalog::{Catalog, CatalogError, Kind, Link, ListingRecord, TagRecord};
 pub use error::{OpenError, StoreError};
-pub use filesystem::{Entry, FileSystem, Metadata, OsFileSystem, StoredFile};
+pub use filesystem::{Entry, FileSystem, Metadata, OsFileSystem, Space, StoredFile};
 pub use ingest::{Ingest, PartWriter};
 pub use inspect::{Image, InspectError, Inspection};
 pub use parts::PartMap;
@@ -157,6 +157,7 @@ impl Store {
             health,
             catalog: Arc::clone(&catalog),
             budget,
+            min_free: AtomicU64::new(0),
             pins: Pins::default(),
             claims: Exclusive::new(),
             evicting: Mutex::default(),
@@ -237,12 +238,24 @@ impl Store {
     /// Notes that a write to the file of an [`Ingest`] failed, and says what that means.
     pub fn write_failed(&self, error: io::Error) -> StoreError {
         self.blobs.health.disk_error(Operation::WritePart, &self.blobs.layout.ingest(), &error);
-        StoreError::io(Operation::WritePart, error)
+        let error = StoreError::io(Operation::WritePart, error);
+        self.blobs.health.stored(&Err::<(), _>(error.clone()));
+        error
     }
 
     /// Lowers the limit on bytes to `max_bytes`, if it is higher. What is at rest beyond that goes when room is made.
     pub fn limit(&self, max_bytes: u64) {
         self.blobs.budget.limit(max_bytes);
+    }
+
+    /// Has so many bytes of the file system left to others from now on: content goes, or is not stored, rather than that.
+    pub fn keep_free(&self, bytes: u64) {
+        self.blobs.min_free.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Why nothing could be stored when that was last tried; `None` if it could.
+    pub fn trouble(&self) -> Option<String> {
+        self.blobs.health.trouble()
     }
 
     /// The numbers of this moment.

@@ -252,7 +252,7 @@ fn every_finding_names_its_place_and_says_what_to_write() {
         (
             "[cache]\nzzz = 1",
             "./larder.toml:2:1: unknown key",
-            "there is `dir`, `max_size`, `finish_unread`, `verify_within` and `prefetch`",
+            "there is `dir`, `max_size`, `min_free`, `finish_unread`, `verify_within` and `prefetch`",
         ),
         (
             "max_size = \"1GB\"",

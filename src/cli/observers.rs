@@ -98,6 +98,7 @@ pub(super) fn levels(mirror: &Mirror) -> Levels {
         evicted_bytes: store.evicted_bytes,
         verified_bytes: store.verified_bytes,
         damaged: store.damaged,
+        is_degraded: mirror.store().trouble().is_some(),
         disk_errors: store.disk_errors.iter().map(|(_, count)| count).sum(),
     }
 }

@@ -78,7 +78,7 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"), names, &outcomes(), &prefetch_outcomes()));
     let upstreams = upstreams(config, &metrics)?;
     let clock = Arc::new(SystemClock);
-    let max_bytes = max_bytes(config)?;
+    let max_bytes = bytes_of(config.cache.max_size, &config.cache.dir)?;
     let store = {
         let store_config = StoreConfig { dir: config.cache.dir.clone(), max_bytes };
         let clock = Arc::clone(&clock);
@@ -88,6 +88,7 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     if let MaxSize::Share(_) = config.cache.max_size {
         store.limit(store.stats().bytes.saturating_add(room(&config.cache.dir)?));
     }
+    store.keep_free(bytes_of(config.cache.min_free, &config.cache.dir)?);
     let max_bytes = store.stats().max_bytes;
     if !config.cache.verify_within.is_zero() {
         store.scrub(config.cache.verify_within).context("cannot verify what is cached")?;
@@ -136,7 +137,11 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
         let store = mirror.store().clone();
         Arc::new(move || verify::as_lines(&store))
     };
-    let router = admin_router(Arc::clone(&metrics), refresh, Arc::clone(&is_draining), verify);
+    let trouble = {
+        let store = mirror.store().clone();
+        Arc::new(move || store.trouble())
+    };
+    let router = admin_router(Arc::clone(&metrics), refresh, Arc::clone(&is_draining), trouble, verify);
     // The admin listener answers until the very end: that is when its answers matter.
     let admin = tokio::spawn(async move { axum::serve(admin, router).await });
 
@@ -228,13 +233,13 @@ fn room(dir: &Path) -> anyhow::Result<u64> {
     Ok(system.f_bavail.saturating_sub(system.f_blocks / 20).saturating_mul(system.f_frsize))
 }
 
-/// The budget in bytes. A share is one of the file system that the folder is on, or will be.
-fn max_bytes(config: &Config) -> anyhow::Result<u64> {
-    let share = match config.cache.max_size {
+/// A size in bytes. A share is one of the file system that the folder is on, or will be.
+fn bytes_of(size: MaxSize, dir: &Path) -> anyhow::Result<u64> {
+    let share = match size {
         MaxSize::Bytes(bytes) => return Ok(bytes),
         MaxSize::Share(percent) => u64::from(percent),
     };
-    let dir = std::path::absolute(&config.cache.dir).context("the cache's folder has no absolute path")?;
+    let dir = std::path::absolute(dir).context("the cache's folder has no absolute path")?;
     let existing = dir.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/"));
     let system =
         rustix::fs::statvfs(existing).with_context(|| format!("cannot tell the size of the file system of {}", dir.display()))?;

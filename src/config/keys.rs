@@ -78,6 +78,7 @@ pub const KEYS: &[Key] = &[
 
     key(Named("cache"), "dir", Text, Computed, "The folder of the cache: by default the service manager's, else `larder` in the user's cache folder."),
     key(Named("cache"), "max_size", Text, Value("80%"), "The most the cache may hold: a size (50GB, 50GiB) or a share of the file system (80%)."),
+    key(Named("cache"), "min_free", Text, Value("1GiB"), "What is left of the file system to others: a size, or a share of it. Rather than use that, Larder drops what it has, or passes through without keeping."),
     key(
         Named("cache"),
         "finish_unread",

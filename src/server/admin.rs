@@ -18,12 +18,13 @@ use crate::telemetry::Metrics;
 /// Lines of text that come as work goes on.
 pub type Lines = BoxStream<'static, String>;
 
-/// The routes of the admin listener. `is_draining` turns `/readyz` to 503 while the server finishes what it has begun; `verify` begins
-/// to verify all that is cached and tells about it.
+/// The routes of the admin listener. `is_draining` turns `/readyz` to 503 while the server finishes what it has begun, and `trouble` says
+/// why nothing can be stored at the moment; `verify` begins to verify all that is cached and tells about it.
 pub fn router(
     metrics: Arc<Metrics>,
     refresh: Arc<dyn Fn(&Metrics) + Send + Sync>,
     is_draining: Arc<AtomicBool>,
+    trouble: Arc<dyn Fn() -> Option<String> + Send + Sync>,
     verify: Arc<dyn Fn() -> Lines + Send + Sync>,
 ) -> Router {
     let scrape = move || {
@@ -37,11 +38,12 @@ pub fn router(
         }
     };
     // Readiness says that pulls are answered here. It does not depend on upstreams: their outage is what a mirror is for.
+    // Nor on the disk: what cannot be kept passes through.
     let ready = move || async move {
-        if is_draining.load(Ordering::Relaxed) {
-            (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
-        } else {
-            (StatusCode::OK, "ready\n")
+        match trouble() {
+            _ if is_draining.load(Ordering::Relaxed) => (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned()),
+            None => (StatusCode::OK, "ready\n".to_owned()),
+            Some(cause) => (StatusCode::OK, format!("ready, but nothing can be stored: {cause}\n")),
         }
     };
     let verify = move |headers: HeaderMap| async move {

@@ -29,6 +29,8 @@ pub(super) struct Blobs {
     pub(super) health: Arc<Health>,
     pub(super) catalog: Arc<catalog::Inner>,
     pub(super) budget: Budget,
+    /// Bytes of the file system that are left to others.
+    pub(super) min_free: AtomicU64,
     pub(super) pins: Pins,
     /// A digest is held while its file and its row are changed.
     pub(super) claims: Exclusive<Digest>,

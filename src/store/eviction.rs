@@ -24,6 +24,9 @@ const BATCH: usize = 128;
 /// How many files that cannot be removed end an eviction: of a disk that refuses so many, no others are tried.
 const REFUSALS: usize = 16;
 
+/// How many inodes of the file system are left to others: each content takes one, and its folder, its map and its refs some more.
+const MIN_FREE_INODES: u64 = 256;
+
 /// What becomes of one content.
 enum Decision {
     Go(Victim),
@@ -79,6 +82,45 @@ impl Blobs {
     /// # Errors
     /// [`StoreError::NoSpace`] if there is no room and nothing that may go.
     pub(super) fn reserve(&self, reservation: &mut Reservation, total: u64) -> Result<(), StoreError> {
+        let before = reservation.bytes();
+        self.reserve_in_budget(reservation, total)?;
+        let more = reservation.bytes() - before;
+        if more > 0 && !self.make_free(more) {
+            reservation.shrink(before);
+            return Err(StoreError::NoSpace);
+        }
+        Ok(())
+    }
+
+    /// Sees to it that the file system has room for `more` bytes besides what is left to others. Tells whether it has.
+    fn make_free(&self, more: u64) -> bool {
+        // What goes may be free only a while later: twice is enough to find out, and not all of the cache is to go for nothing.
+        for _ in 0..2 {
+            while self.lacking(more) > 0 && self.parts.give_up_oldest() {}
+            if self.lacking(more) == 0 {
+                return true;
+            }
+            let _turn = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
+            match self.lacking(more) {
+                0 => return true,
+                lacking if self.evict(lacking) == 0 => return false,
+                _ => {}
+            }
+        }
+        self.lacking(more) == 0
+    }
+
+    /// How many bytes have to go for `more` to have room. Where it is inodes that are short, one is enough: with it goes a file.
+    fn lacking(&self, more: u64) -> u64 {
+        let Ok(space) = self.fs.space(self.layout.root()) else {
+            // Whoever writes is told what is wrong.
+            return 0;
+        };
+        let bytes = self.min_free.load(Ordering::Relaxed).saturating_add(more).saturating_sub(space.bytes);
+        bytes.max(u64::from(space.inodes < MIN_FREE_INODES))
+    }
+
+    fn reserve_in_budget(&self, reservation: &mut Reservation, total: u64) -> Result<(), StoreError> {
         if total > self.budget.max() {
             return Err(StoreError::NoSpace);
         }

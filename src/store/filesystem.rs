@@ -34,6 +34,11 @@ pub trait FileSystem: Send + Sync + 'static {
     /// # Errors
     /// Where nobody tells.
     fn epoch(&self) -> io::Result<String>;
+    /// What is left of the file system that `folder` is on. One that does not tell has enough.
+    fn space(&self, folder: &Path) -> io::Result<Space> {
+        let _ = folder;
+        Ok(Space { bytes: u64::MAX, inodes: u64::MAX })
+    }
     /// What is in a folder, in no order. Names that are not UTF-8 are left out: the store never made them.
     fn list(&self, folder: &Path) -> io::Result<Vec<Entry>>;
 }
@@ -98,6 +103,14 @@ pub struct Metadata {
     pub size: u64,
     /// When it was last written or read, in milliseconds since 1970-01-01 UTC; reads are noted as seldom as the mount says.
     pub used_at: i64,
+}
+
+/// What is left of a file system, for a user without privileges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    pub bytes: u64,
+    /// Files and folders that can still be made.
+    pub inodes: u64,
 }
 
 /// A name in a folder.

@@ -3,8 +3,10 @@
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use super::catalog::CatalogError;
+use super::error::StoreError;
 
 /// A step that the store takes on the disk. A closed list, so that metrics have a series for each from the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +38,8 @@ pub(super) enum Operation {
 pub(super) struct Health {
     disk: [AtomicU64; Operation::ALL.len()],
     catalog: AtomicU64,
+    /// Why the last content could not be stored, if it could not.
+    trouble: Mutex<Option<String>>,
 }
 
 // === impl Operation ===
@@ -103,6 +107,21 @@ impl Health {
     pub(super) fn catalog_error(&self, what: &'static str, error: &CatalogError) {
         self.catalog.fetch_add(1, Ordering::Relaxed);
         tracing::warn!(op = what, %error, "catalog error in the store");
+    }
+
+    /// Notes how it went to store a content. Tells operators when that changes.
+    pub(super) fn stored<T>(&self, outcome: &Result<T, StoreError>) {
+        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        match (outcome, &*trouble) {
+            (Err(error), None) => tracing::warn!(%error, "content cannot be stored: it passes through until that is over"),
+            (Ok(_), Some(_)) => tracing::info!("content is stored again"),
+            _ => {}
+        }
+        *trouble = outcome.as_ref().err().map(StoreError::to_string);
+    }
+
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Every operation with the number of times that it failed, zero included.

@@ -56,7 +56,17 @@ struct Part {
 
 impl Ingest {
     pub(super) async fn begin(blobs: Arc<Blobs>, digest: Digest, size: Option<u64>) -> Result<Self, StoreError> {
-        off_thread(move || Self::begin_blocking(blobs, digest, size)).await?
+        let begin = move || {
+            let begun = Self::begin_blocking(Arc::clone(&blobs), digest, size);
+            // That it can be begun does not mean that it can be stored: that shows at the end. And that it is larger than the whole
+            // cache is no trouble of the cache.
+            let fits = size.is_none_or(|size| size <= blobs.budget.max());
+            if begun.is_err() && fits {
+                blobs.health.stored(&begun);
+            }
+            begun
+        };
+        off_thread(begin).await?
     }
 
     fn begin_blocking(blobs: Arc<Blobs>, digest: Digest, size: Option<u64>) -> Result<Self, StoreError> {
@@ -171,6 +181,7 @@ impl Ingest {
     fn commit_blocking(self, size: u64) -> Result<Content, StoreError> {
         let Self { digest, file, mut part } = self;
         let outcome = part.publish(&digest, &file, size);
+        part.blobs.health.stored(&outcome);
         part.abort();
         outcome
     }

@@ -1,7 +1,7 @@
 //! Where everything lies in the store's folder: paths from the vocabulary's types, and back. It does no I/O, and no path is ever
 //! made from a text that has not been parsed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::parts::PartName;
 use crate::oci::{Algorithm, Digest, RepositoryName, Tag, UpstreamName};
@@ -37,6 +37,10 @@ pub(super) enum InFlight {
 impl Layout {
     pub(super) fn new(root: PathBuf) -> Self {
         Self { root }
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
     }
 
     pub(super) fn catalog(&self) -> PathBuf {

@@ -154,3 +154,25 @@ async fn the_cache_makes_room_within_its_budget() {
     pull(&larder, NAME, TAG).await;
     assert!(fetched(&hub, first.layers()[0].digest()).count() <= 1);
 }
+
+/// Promise P6: where others need the disk, content passes through; that shows, and ends by itself.
+#[tokio::test]
+async fn what_others_need_of_the_disk_is_left_to_them_and_pulls_go_on() {
+    let image = image(1320, &[100_000]);
+    let hub = hub_with(&image).await;
+    let mut larder = Larder::with(&hub, "cache.min_free = \"100%\"").await;
+    assert_eq!(larder.admin_get("/readyz").await.body, b"ready\n");
+    let digest = pull(&larder, NAME, TAG).await;
+    assert!(larder.cache_files().is_empty(), "{:?}", larder.cache_files());
+    let ready = larder.admin_get("/readyz").await;
+    assert_eq!(ready.status(), 200);
+    assert!(ready.body.starts_with(b"ready, but nothing can be stored: no space"), "{}", String::from_utf8_lossy(&ready.body));
+    assert_eq!(larder.metrics().await.get("cache_degraded"), 1.0);
+
+    larder.restart_with("cache.min_free = \"1MB\"").await;
+    assert_eq!(pull(&larder, NAME, TAG).await, digest);
+    larder.until_idle().await;
+    assert!(larder.has(image.layers()[0].digest()));
+    assert_eq!(larder.metrics().await.get("cache_degraded"), 0.0);
+    assert_eq!(larder.admin_get("/readyz").await.body, b"ready\n");
+}

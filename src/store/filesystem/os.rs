@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
 use rustix::io::{Errno, ReadWriteFlags};
 
-use super::{Entry, FileSystem, Metadata, StoredFile};
+use super::{Entry, FileSystem, Metadata, Space, StoredFile};
 
 /// The file system that the process sees.
 #[derive(Clone, Copy, Debug, Default)]
@@ -85,6 +85,13 @@ impl FileSystem for OsFileSystem {
 
     fn epoch(&self) -> io::Result<String> {
         fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned())
+    }
+
+    fn space(&self, folder: &Path) -> io::Result<Space> {
+        let system = rustix::fs::statvfs(folder)?;
+        // Some make inodes as they need them, and say that there are none at all.
+        let inodes = if system.f_files == 0 { u64::MAX } else { system.f_favail };
+        Ok(Space { bytes: system.f_bavail.saturating_mul(system.f_frsize), inodes })
     }
 
     fn list(&self, folder: &Path) -> io::Result<Vec<Entry>> {

@@ -238,3 +238,43 @@ proptest! {
         });
     }
 }
+
+/// What the file system has is shared with others: some of it is left to them, whatever the budget says.
+#[tokio::test]
+async fn what_others_need_of_the_file_system_is_left_to_them() {
+    let home = Home::new();
+    home.prepare().await;
+    let fs = FaultFs::one(u64::MAX);
+    let (capacity, inodes) = (Arc::clone(&fs.capacity), Arc::clone(&fs.inodes));
+    let store = home.open_on(ROOMY, Arc::new(fs));
+    settled(&store).await;
+    capacity.store(10_000, Ordering::SeqCst);
+    store.keep_free(3000);
+    let old = [add(&home, &store, 1, 3000).await, add(&home, &store, 2, 3000).await];
+    assert_eq!((there(&home, &old), store.trouble()), (vec![true, true], None));
+    // 4000 are free, of which 1000 may be used.
+    let new = add(&home, &store, 3, 2500).await;
+    assert!(there(&home, &[new])[0] && there(&home, &old).iter().filter(|there| **there).count() == 1);
+
+    // Others take it all: nothing is stored, and that shows.
+    capacity.store(100, Ordering::SeqCst);
+    assert!(matches!(put(&store, &bytes(4, 1000)).await, Err(StoreError::NoSpace)));
+    assert!(store.trouble().is_some_and(|trouble| trouble.contains("no space")), "{:?}", store.trouble());
+    assert_eq!((store.stats().reserved, store.stats().bytes), (0, home.verified_bytes()));
+    // They give it back: content is stored again, without anybody doing anything.
+    capacity.store(10_000, Ordering::SeqCst);
+    add(&home, &store, 5, 1000).await;
+    assert_eq!(store.trouble(), None);
+
+    // Where inodes are short, a content goes for each that comes.
+    inodes.store(10, Ordering::SeqCst);
+    let blobs = store.stats().blobs;
+    assert!(matches!(put(&store, &bytes(6, 10)).await, Err(StoreError::NoSpace)));
+    assert!(store.stats().blobs < blobs);
+    inodes.store(1000, Ordering::SeqCst);
+    add(&home, &store, 7, 10).await;
+    // What is larger than the whole cache is no trouble of the cache.
+    store.limit(5000);
+    assert!(matches!(store.begin(Digest::sha256(b"x"), Some(5001)).await, Err(StoreError::NoSpace)));
+    assert_eq!(store.trouble(), None);
+}

@@ -179,6 +179,12 @@ pub(super) fn media_type(text: &str) -> MediaType {
     text.parse().unwrap()
 }
 
+fn bytes_below(folder: &Path) -> u64 {
+    let size =
+        |path: &PathBuf| if path.is_dir() { bytes_below(path) } else { path.metadata().map_or(0, |metadata| metadata.len()) };
+    list(folder).iter().map(size).sum()
+}
+
 /// The operating system's file system, except that one operation fails.
 pub(super) struct FaultFs {
     /// The operation of this number fails, and if `for_good` all after it.
@@ -189,6 +195,9 @@ pub(super) struct FaultFs {
     pub(super) errno: i32,
     /// The number of the next operation; [`FaultFs::UNCOUNTED`] lets all pass.
     pub(super) count: Arc<AtomicU64>,
+    /// How many bytes of files the file system has room for, as far as it tells.
+    pub(super) capacity: Arc<AtomicU64>,
+    pub(super) inodes: Arc<AtomicU64>,
 }
 
 impl FaultFs {
@@ -197,7 +206,8 @@ impl FaultFs {
     /// One operation fails with EIO, once the count is set to 0.
     pub(super) fn one(fails: u64) -> Self {
         let count = Arc::new(AtomicU64::new(Self::UNCOUNTED));
-        Self { fails, for_good: false, after_the_fact: false, errno: 5, count }
+        let plenty = || Arc::new(AtomicU64::new(u64::MAX));
+        Self { fails, for_good: false, after_the_fact: false, errno: 5, count, capacity: plenty(), inodes: plenty() }
     }
 
     fn step<T>(&self, operation: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
@@ -213,8 +223,9 @@ impl FaultFs {
     }
 
     fn file(&self, file: Arc<dyn StoredFile>) -> Arc<dyn StoredFile> {
-        let Self { fails, for_good, after_the_fact, errno, ref count } = *self;
-        Arc::new(FaultFile { faults: Self { fails, for_good, after_the_fact, errno, count: Arc::clone(count) }, file })
+        let Self { fails, for_good, after_the_fact, errno, ref count, ref capacity, ref inodes } = *self;
+        let (count, capacity, inodes) = (Arc::clone(count), Arc::clone(capacity), Arc::clone(inodes));
+        Arc::new(FaultFile { faults: Self { fails, for_good, after_the_fact, errno, count, capacity, inodes }, file })
     }
 }
 
@@ -262,6 +273,12 @@ impl FileSystem for FaultFs {
 
     fn epoch(&self) -> io::Result<String> {
         OsFileSystem.epoch()
+    }
+
+    fn space(&self, folder: &Path) -> io::Result<Space> {
+        let used: u64 = ["blobs/sha256", "ingest"].iter().map(|part| bytes_below(&folder.join(part))).sum();
+        let bytes = self.capacity.load(Ordering::SeqCst).saturating_sub(used);
+        Ok(Space { bytes, inodes: self.inodes.load(Ordering::SeqCst) })
     }
 
     fn list(&self, folder: &Path) -> io::Result<Vec<Entry>> {

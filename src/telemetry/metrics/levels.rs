@@ -19,6 +19,8 @@ pub struct Levels {
     pub disk_errors: u64,
     pub verified_bytes: u64,
     pub damaged: u64,
+    /// Nothing can be stored at the moment.
+    pub is_degraded: bool,
 }
 
 pub(super) struct LevelGauges {
@@ -32,6 +34,7 @@ pub(super) struct LevelGauges {
     disk_errors: Counter,
     verified_bytes: Counter,
     damaged: Counter,
+    degraded: Gauge<u64, AtomicU64>,
     resident_bytes: Gauge<u64, AtomicU64>,
     open_descriptors: Gauge<u64, AtomicU64>,
 }
@@ -49,6 +52,7 @@ impl LevelGauges {
             disk_errors: Counter::default(),
             verified_bytes: Counter::default(),
             damaged: Counter::default(),
+            degraded: Gauge::default(),
             resident_bytes: Gauge::default(),
             open_descriptors: Gauge::default(),
         };
@@ -76,6 +80,7 @@ impl LevelGauges {
             Unit::Bytes,
             this.verified_bytes.clone(),
         );
+        registry.register("cache_degraded", "1 while content passes through because it cannot be stored", this.degraded.clone());
         registry.register("cache_damaged", "Contents at rest that were not what their names say", this.damaged.clone());
         registry.register_with_unit(
             "process_resident",
@@ -98,6 +103,7 @@ impl LevelGauges {
         raise(&self.disk_errors, levels.disk_errors);
         raise(&self.verified_bytes, levels.verified_bytes);
         raise(&self.damaged, levels.damaged);
+        self.degraded.set(levels.is_degraded.into());
         self.resident_bytes.set(resident_bytes().unwrap_or(0));
         self.open_descriptors.set(std::fs::read_dir("/proc/self/fd").map_or(0, |descriptors| descriptors.count() as u64));
     }

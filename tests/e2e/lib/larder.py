@@ -112,6 +112,7 @@ listen = {quote(self.admin)}
 [cache]
 dir = {quote(str(self.cache))}
 max_size = {quote(self._settings.max_size)}
+min_free = "100MB"
 
 [freshness]
 tags = {quote(self._settings.freshness)}

@@ -99,6 +99,7 @@ impl Larder {
             admin.listen = "127.0.0.1:0"
             cache.dir = {cache:?}
             cache.max_size = "4GB"
+            cache.min_free = "100MB"
             log.level = "debug"
             "#
         );
