@@ -240,6 +240,7 @@ impl Part {
             blobs.align(digest);
             return Err(error.into());
         }
+        blobs.parts.give_up(digest);
         Ok(Content::new(Arc::clone(file), size, pin))
     }
 

@@ -138,7 +138,9 @@ impl Parts {
         }
         for name in names {
             parts.numbers.fetch_max(name.number + 1, Ordering::Relaxed);
-            match parts.read_map(name) {
+            // What is at rest needs no part: this one was to be removed, and could not be.
+            let is_at_rest = parts.fs.metadata(&parts.layout.blob(&name.digest)).is_ok_and(|blob| blob.is_file);
+            match parts.read_map(name).filter(|_| !is_at_rest) {
                 Some((map, kept_at)) => {
                     without_map.retain(|other| *other != name);
                     let reservation = parts.budget.reservation();
@@ -228,6 +230,14 @@ impl Parts {
                 self.remove(part.name);
                 None
             }
+        }
+    }
+
+    /// Removes the part that is kept of `digest`, if there is one: the content is at rest now.
+    pub(super) fn give_up(&self, digest: &Digest) {
+        let part = self.lock().remove(digest);
+        if let Some(part) = part {
+            self.remove(part.name);
         }
     }
 

@@ -150,6 +150,29 @@ async fn maps_that_were_damaged_and_parts_that_are_old_go_at_the_next_start() {
 }
 
 #[tokio::test]
+async fn what_is_at_rest_needs_no_part() {
+    let home = Home::new();
+    home.clock.0.store(today(), Ordering::SeqCst);
+    let store = home.open_and_walk().await;
+    let content = bytes(40, SIZE as usize);
+    leave(&store, &content, 30_000).await;
+    settled_at(&store, 30_000).await;
+    let part = std::fs::read_dir(home.path("ingest")).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+    let kept: Vec<_> = part.iter().map(|path| (path.clone(), std::fs::read(path).unwrap())).collect();
+    // By another way than going on with the part.
+    drop(put(&store, &content).await.unwrap());
+    assert_eq!((store.stats().reserved, home.in_flight()), (0, 0));
+    drop(store);
+    closed(&home).await;
+    // It could not be removed then.
+    for (path, bytes) in kept {
+        std::fs::write(path, bytes).unwrap();
+    }
+    let store = home.open_and_walk().await;
+    assert_eq!((store.stats().reserved, home.in_flight(), store.stats().blobs), (0, 0, 1));
+}
+
+#[tokio::test]
 async fn kept_parts_give_way_to_content() {
     let home = Home::new();
     home.prepare().await;
