@@ -8,13 +8,18 @@ mod observers;
 mod serve;
 mod verify;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::config::Config;
+
 /// Exit code for a configuration that is not accepted.
 const BAD_CONFIG: u8 = 2;
+
+/// Exit code of a tool that could not tell what it was asked.
+const FAILED: u8 = 3;
 
 #[derive(Parser)]
 #[command(name = "larder", version, about = "A pull-through caching mirror for container registries", max_term_width = 100)]
@@ -75,6 +80,12 @@ pub fn run() -> ExitCode {
         Command::Verify { config, json } => verify::run(config.as_deref(), json),
         Command::CheckConfig { file } => check_config::run(&file),
     }
+}
+
+/// The configuration of a command. Where there is none that is accepted it has been said why, and the command is over.
+fn load(file: Option<&Path>) -> Result<Config, ExitCode> {
+    Config::load(file, environment())
+        .map_err(|error| fail(format_args!("the configuration is not accepted\n{error}"), BAD_CONFIG))
 }
 
 /// The environment as text. What is not text cannot be meant for us.

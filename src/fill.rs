@@ -66,6 +66,8 @@ pub struct Lanes {
     pub for_readers: usize,
     /// To one upstream, beyond the first of each fill.
     pub extra_per_upstream: usize,
+    /// To all upstreams, beyond the first of each fill.
+    pub extra_overall: usize,
 }
 
 /// Where a fill reads from.
@@ -137,7 +139,7 @@ impl Fills {
                 suspects: Remembered::new(SUSPECT, 4096),
                 limits,
                 places: Arc::new(Semaphore::new(FILLS_AT_ONCE)),
-                links: Links::new(limits.lanes.extra_per_upstream),
+                links: Links::new(limits.lanes.extra_per_upstream, limits.lanes.extra_overall),
                 observer,
             }),
         }

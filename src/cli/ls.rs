@@ -7,18 +7,14 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::banner::gigabytes;
-use super::{BAD_CONFIG, environment, fail};
-use crate::config::Config;
+use super::{FAILED, fail, load};
 use crate::store::{Image, Inspection};
 use crate::util::{Clock, SystemClock};
 
-/// What was asked for could not be told.
-const FAILED: u8 = 3;
-
 pub(super) fn run(file: Option<&Path>, json: bool, names: &[String]) -> ExitCode {
-    let config = match Config::load(file, environment()) {
+    let config = match load(file) {
         Ok(config) => config,
-        Err(error) => return fail(format_args!("the configuration is not accepted\n{error}"), BAD_CONFIG),
+        Err(code) => return code,
     };
     let listed = Inspection::open(&config.cache.dir).and_then(|inspection| Ok((inspection.images()?, inspection.bytes()?)));
     let (mut images, bytes) = match listed {

@@ -16,7 +16,7 @@ use tracing::level_filters::LevelFilter;
 
 use super::banner::{self, Facts};
 use super::observers::{FillCounts, PrefetchCounts, UpstreamCounts, levels, outcomes, prefetch_outcomes};
-use super::{BAD_CONFIG, environment, fail, verify};
+use super::{fail, load, verify};
 use crate::config::{self, Config, MaxSize, UpstreamConfig};
 use crate::fill::{Fills, Lanes, Limits};
 use crate::mirror::{Mirror, PrefetchObserver, Timing, Upstream, Upstreams};
@@ -35,10 +35,13 @@ const LANES_FOR_READERS: usize = 4;
 /// How many connections all fills from one upstream may have beyond the first of each.
 const EXTRA_LANES: usize = 16;
 
+/// How many of those all fills together may have.
+const EXTRA_LANES_OVERALL: usize = 64;
+
 pub(super) fn run(file: Option<&Path>) -> ExitCode {
-    let config = match Config::load(file, environment()) {
+    let config = match load(file) {
         Ok(config) => config,
-        Err(error) => return fail(format_args!("the configuration is not accepted\n{error}"), BAD_CONFIG),
+        Err(code) => return code,
     };
     let format = match config.log.format {
         config::LogFormat::Text => LogFormat::Text,
@@ -97,6 +100,7 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
         for_speed: config.limits.connections_per_blob.get(),
         for_readers: LANES_FOR_READERS,
         extra_per_upstream: EXTRA_LANES,
+        extra_overall: EXTRA_LANES_OVERALL,
     };
     let limits = Limits { lanes, unread_bytes: config.cache.finish_unread };
     let fills = Fills::new(store.clone(), limits, Arc::new(FillCounts(Arc::clone(&metrics))));

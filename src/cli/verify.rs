@@ -16,7 +16,7 @@ use hyper_util::rt::TokioExecutor;
 use serde::{Deserialize, Serialize};
 
 use super::banner::{gigabytes, reachable};
-use super::{BAD_CONFIG, environment, fail};
+use super::{FAILED, fail, load};
 use crate::config::{Config, MaxSize};
 use crate::server::Lines;
 use crate::store::{OpenError, OsFileSystem, Store, StoreConfig, Verdict, Verified};
@@ -24,9 +24,6 @@ use crate::util::SystemClock;
 
 /// Something that is cached was not what it should be. It is gone now.
 const FOUND_DAMAGE: u8 = 1;
-
-/// What was looked at could not be told.
-const FAILED: u8 = 3;
 
 /// How often it is told how far it has come.
 const PROGRESS: Duration = Duration::from_secs(1);
@@ -56,9 +53,9 @@ struct Totals {
 }
 
 pub(super) fn run(file: Option<&Path>, json: bool) -> ExitCode {
-    let config = match Config::load(file, environment()) {
+    let config = match load(file) {
         Ok(config) => config,
-        Err(error) => return fail(format_args!("the configuration is not accepted\n{error}"), BAD_CONFIG),
+        Err(code) => return code,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let outcome = runtime.context("cannot start the runtime").and_then(|runtime| runtime.block_on(verify(&config, json)));

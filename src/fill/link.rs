@@ -1,5 +1,5 @@
-//! What the fills of one upstream share: the connections that they may have beyond the first of each, and the measure of what all
-//! of them bring, so that none takes from the others what it seems to gain.
+//! What fills share: the connections that they may have beyond the first of each, to one upstream and to all, and the measure of what
+//! an upstream's fills bring together, so that none takes from the others what it seems to gain.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -15,12 +15,13 @@ pub(super) struct Link {
     lanes: AtomicUsize,
     trial: AtomicBool,
     extra: Arc<Semaphore>,
+    extra_overall: Arc<Semaphore>,
 }
 
 /// A connection that counts, until it is dropped.
 pub(super) struct OpenLane {
     link: Arc<Link>,
-    _extra: Option<OwnedSemaphorePermit>,
+    _extra: Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)>,
 }
 
 /// The right to find out whether more connections bring more. One fill of an upstream has it at a time: two at once would each
@@ -31,24 +32,26 @@ pub(super) struct Trial(Arc<Link>);
 pub(super) struct Links {
     links: Mutex<HashMap<UpstreamName, Arc<Link>>>,
     extra_per_upstream: usize,
+    extra_overall: Arc<Semaphore>,
 }
 
 impl Links {
-    pub(super) fn new(extra_per_upstream: usize) -> Self {
-        Self { links: Mutex::default(), extra_per_upstream }
+    pub(super) fn new(extra_per_upstream: usize, extra_overall: usize) -> Self {
+        Self { links: Mutex::default(), extra_per_upstream, extra_overall: Arc::new(Semaphore::new(extra_overall)) }
     }
 
     pub(super) fn to(&self, upstream: &UpstreamName) -> Arc<Link> {
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-        let link = links.entry(upstream.clone()).or_insert_with(|| Arc::new(Link::new(self.extra_per_upstream)));
+        let link =
+            links.entry(upstream.clone()).or_insert_with(|| Arc::new(Link::new(self.extra_per_upstream, &self.extra_overall)));
         Arc::clone(link)
     }
 }
 
 impl Link {
-    fn new(extra: usize) -> Self {
+    fn new(extra: usize, overall: &Arc<Semaphore>) -> Self {
         let (received, lanes, trial) = (AtomicU64::new(0), AtomicUsize::new(0), AtomicBool::new(false));
-        Self { received, lanes, trial, extra: Arc::new(Semaphore::new(extra)) }
+        Self { received, lanes, trial, extra: Arc::new(Semaphore::new(extra)), extra_overall: Arc::clone(overall) }
     }
 
     /// Notes that `bytes` more have arrived.
@@ -74,7 +77,8 @@ impl Link {
     /// A further connection, if there is one left.
     pub(super) fn further(self: &Arc<Self>) -> Option<OpenLane> {
         let extra = Arc::clone(&self.extra).try_acquire_owned().ok()?;
-        Some(self.open(Some(extra)))
+        let overall = Arc::clone(&self.extra_overall).try_acquire_owned().ok()?;
+        Some(self.open(Some((extra, overall))))
     }
 
     pub(super) fn try_trial(self: &Arc<Self>) -> Option<Trial> {
@@ -82,7 +86,7 @@ impl Link {
         is_free.then(|| Trial(Arc::clone(self)))
     }
 
-    fn open(self: &Arc<Self>, extra: Option<OwnedSemaphorePermit>) -> OpenLane {
+    fn open(self: &Arc<Self>, extra: Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)>) -> OpenLane {
         self.lanes.fetch_add(1, Ordering::Relaxed);
         OpenLane { link: Arc::clone(self), _extra: extra }
     }
@@ -106,7 +110,7 @@ mod tests {
 
     #[test]
     fn further_connections_and_trials_are_given_back() {
-        let links = Links::new(1);
+        let links = Links::new(1, 10);
         let upstream = "docker.io".parse().unwrap();
         let link = links.to(&upstream);
         let (first, further) = (link.first(), link.further());
@@ -114,6 +118,13 @@ mod tests {
         assert_eq!(links.to(&upstream).lanes(), 2);
         drop((first, further));
         assert!(link.lanes() == 0 && link.further().is_some());
+        let one_for_all = Links::new(5, 1);
+        let other = "ghcr.io".parse().unwrap();
+        let taken = one_for_all.to(&upstream).further();
+        assert!(taken.is_some() && one_for_all.to(&other).further().is_none(), "there is one for all upstreams together");
+        drop(taken);
+        assert!(one_for_all.to(&other).further().is_some());
+
         let trial = link.try_trial();
         assert!(trial.is_some() && links.to(&upstream).try_trial().is_none());
         drop(trial);

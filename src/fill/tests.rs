@@ -105,7 +105,10 @@ impl Bed {
         let observer: Arc<dyn Observer> = Arc::<Counts>::clone(&counts);
         let fills = Fills::new(
             store.clone(),
-            Limits { lanes: Lanes { for_speed: 1, for_readers: 1, extra_per_upstream: 0 }, unread_bytes: 1 << 30 },
+            Limits {
+                lanes: Lanes { for_speed: 1, for_readers: 1, extra_per_upstream: 0, extra_overall: 0 },
+                unread_bytes: 1 << 30,
+            },
             observer,
         );
         let permits = Arc::new(Semaphore::new(0));
@@ -131,7 +134,7 @@ impl Bed {
     }
 
     fn fills_with(&self, unread_bytes: u64) -> Fills {
-        let lanes = Lanes { for_speed: 1, for_readers: 1, extra_per_upstream: 0 };
+        let lanes = Lanes { for_speed: 1, for_readers: 1, extra_per_upstream: 0, extra_overall: 0 };
         Fills::new(self.store.clone(), Limits { lanes, unread_bytes }, Arc::clone(&self.counts) as Arc<dyn Observer>)
     }
 

@@ -110,6 +110,7 @@ impl Schedule {
                     for_speed: *dice.pick(&[1, 1, 4]),
                     for_readers: *dice.pick(&[1, 2, 4]),
                     extra_per_upstream: *dice.pick(&[0, 4, 64]),
+                    extra_overall: 64,
                 },
                 unread_bytes: *dice.pick(&[0, 50_000, 64 << 20]),
             },

@@ -94,6 +94,11 @@ impl Blobs {
 
     /// Sees to it that the file system has room for `more` bytes besides what is left to others. Tells whether it has.
     fn make_free(&self, more: u64) -> bool {
+        // Nothing goes for what would not have room if all went.
+        let amounts = self.budget.amounts();
+        if self.lacking(more) > amounts.at_rest.saturating_add(self.parts.bytes()) {
+            return false;
+        }
         // What goes may be free only a while later: twice is enough to find out, and not all of the cache is to go for nothing.
         for _ in 0..2 {
             while self.lacking(more) > 0 && self.parts.give_up_oldest() {}

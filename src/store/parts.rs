@@ -272,7 +272,8 @@ impl Parts {
         self.unlink(self.layout.map(name));
     }
 
-    fn bytes(&self) -> u64 {
+    /// How many bytes the kept parts take.
+    pub(super) fn bytes(&self) -> u64 {
         self.lock().values().map(|part| part.reservation.bytes()).sum()
     }
 

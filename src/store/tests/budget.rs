@@ -256,6 +256,11 @@ async fn what_others_need_of_the_file_system_is_left_to_them() {
     let new = add(&home, &store, 3, 2500).await;
     assert!(there(&home, &[new])[0] && there(&home, &old).iter().filter(|there| **there).count() == 1);
 
+    // What would not have room if all of the cache went makes nothing go.
+    let blobs = store.stats().blobs;
+    assert!(matches!(store.begin(Digest::sha256(b"large"), Some(8000)).await, Err(StoreError::NoSpace)));
+    assert_eq!(store.stats().blobs, blobs);
+
     // Others take it all: nothing is stored, and that shows.
     capacity.store(100, Ordering::SeqCst);
     assert!(matches!(put(&store, &bytes(4, 1000)).await, Err(StoreError::NoSpace)));
