@@ -64,8 +64,7 @@ impl MirrorError {
     /// After how long it is worth to ask again, if the upstream told.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Upstream(UpstreamError::RateLimited { retry_after })
-            | Self::Incomplete(UpstreamError::RateLimited { retry_after }) => *retry_after,
+            Self::Upstream(error) | Self::Incomplete(error) => error.retry_after(),
             _ => None,
         }
     }

@@ -135,17 +135,20 @@ fn unknown(what: &str) -> ErrorCode {
 }
 
 fn of_upstream(error: &UpstreamError) -> (StatusCode, ErrorCode) {
-    match error {
-        UpstreamError::NotFound => (StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown),
+    match error.cause() {
+        UpstreamError::NotFound | UpstreamError::Offline => (StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown),
         UpstreamError::Denied { .. } => (StatusCode::FORBIDDEN, ErrorCode::Denied),
         // Never 429: containerd would ask five times more for every object, and Podman sleep.
-        UpstreamError::RateLimited { .. } => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TooManyRequests),
+        UpstreamError::RateLimited { .. } | UpstreamError::Saving { .. } => {
+            (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TooManyRequests)
+        }
         UpstreamError::Timeout { .. } => (StatusCode::GATEWAY_TIMEOUT, ErrorCode::Unavailable),
         UpstreamError::Unreachable { .. } => (StatusCode::BAD_GATEWAY, ErrorCode::Unavailable),
         UpstreamError::Status { status: 503 } => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable),
         UpstreamError::Status { .. }
         | UpstreamError::Broken { .. }
         | UpstreamError::RangeNotSatisfiable
+        | UpstreamError::Suspended { .. }
         | UpstreamError::Refused(_) => (StatusCode::BAD_GATEWAY, ErrorCode::Unavailable),
     }
 }
