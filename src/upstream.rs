@@ -8,7 +8,6 @@ mod challenge;
 mod clients;
 mod error;
 mod grant;
-mod pace;
 mod rate_limit;
 mod realm;
 mod redirect;
