@@ -4,6 +4,7 @@
 mod banner;
 mod check_config;
 mod ls;
+mod missing;
 mod observers;
 mod serve;
 mod verify;
@@ -53,6 +54,20 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// List what was asked for, was not cached, and could not be fetched because its upstream was offline, down or limiting.
+    ///
+    /// What has come since is left out. Works beside a running server and on a folder that no server has; it changes nothing.
+    Missing {
+        /// Only what belongs to these: an upstream, a namespace, a repository or an image, e.g. docker.io/library.
+        #[arg(value_name = "NAME")]
+        names: Vec<String>,
+        /// The configuration file of the server.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Print one JSON object a line, for scripts. Times are in seconds since 1970-01-01 UTC.
+        #[arg(long)]
+        json: bool,
+    },
     /// Read all that is cached again, and remove what is damaged: it is fetched again when it is asked for.
     ///
     /// Works beside a running server, which then does it, and on a folder that no server has. Exits with 0 if all was right, with
@@ -77,6 +92,7 @@ pub fn run() -> ExitCode {
     match Cli::parse().command {
         Command::Serve { config } => serve::run(config.as_deref()),
         Command::Ls { names, config, json } => ls::run(config.as_deref(), json, &names),
+        Command::Missing { names, config, json } => missing::run(config.as_deref(), json, &names),
         Command::Verify { config, json } => verify::run(config.as_deref(), json),
         Command::CheckConfig { file } => check_config::run(&file),
     }

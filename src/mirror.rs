@@ -13,6 +13,7 @@ mod prefetch;
 mod routing;
 mod slow;
 mod tags;
+mod wanted;
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -82,6 +83,8 @@ struct Shared {
     missing: moka::sync::Cache<MissingKey, ()>,
     slow: Remembered<UpstreamName, ()>,
     callers: Callers,
+    /// What was noted a moment ago as asked for in vain.
+    wanted: Remembered<wanted::Key, ()>,
     listings: moka::sync::Cache<listings::Key, Arc<listings::Listing>>,
     fetches: SingleFlight<ContentKey, Result<Arc<Document>, MirrorError>>,
     resolutions: SingleFlight<TagKey, Result<TagRecord, MirrorError>>,
@@ -141,6 +144,7 @@ impl Mirror {
             clock,
             slow: Remembered::new(slow::REMEMBERED, slow::UPSTREAMS),
             callers: Callers::new(timing.misses_per_client, timing.patience),
+            wanted: Remembered::new(wanted::PAUSE, wanted::REMEMBERED),
             timing,
             documents: moka::sync::Cache::builder()
                 .max_capacity(DOCUMENTS_IN_MEMORY)

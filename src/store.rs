@@ -53,7 +53,7 @@ pub use catalog::{Catalog, CatalogError, Kind, Link, ListingRecord, TagRecord};
 pub use error::{OpenError, StoreError};
 pub use filesystem::{Entry, FileSystem, Metadata, OsFileSystem, Space, StoredFile};
 pub use ingest::{Ingest, PartWriter};
-pub use inspect::{Image, InspectError, Inspection};
+pub use inspect::{Image, InspectError, Inspection, Wanted};
 pub use parts::PartMap;
 pub use scrub::{Verdict, Verified};
 

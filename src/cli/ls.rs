@@ -45,7 +45,7 @@ fn name_of(image: &Image) -> String {
 }
 
 /// Whether `name` is what `prefix` names, or belongs to it: an upstream, a namespace, a repository or an image.
-fn is_below(name: &str, prefix: &str) -> bool {
+pub(super) fn is_below(name: &str, prefix: &str) -> bool {
     name.strip_prefix(prefix.trim_end_matches('/')).is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', ':', '@']))
 }
 
@@ -80,8 +80,13 @@ fn table(images: &[Image], now: i64) -> String {
             ago(image.checked_at, now),
         ]
     }));
-    let widths: [usize; 5] = std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
-    let line = |row: &[String; 5]| {
+    columns(&rows)
+}
+
+/// Rows as lines, with their cells below each other.
+pub(super) fn columns<const N: usize>(rows: &[[String; N]]) -> String {
+    let widths: [usize; N] = std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
+    let line = |row: &[String; N]| {
         let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
     };
@@ -89,7 +94,7 @@ fn table(images: &[Image], now: i64) -> String {
 }
 
 /// How long ago that was, in the largest unit that there is one of.
-fn ago(at: Option<i64>, now: i64) -> String {
+pub(super) fn ago(at: Option<i64>, now: i64) -> String {
     let Some(at) = at else { return "-".to_owned() };
     let since = Duration::from_millis(u64::try_from(now.saturating_sub(at)).unwrap_or(0)).as_secs();
     match since {

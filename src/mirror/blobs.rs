@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::access::Access;
 use super::{CacheOutcome, Caller, ContentKey, Lookup, Mirror, MirrorError, Place};
 use crate::fill::{FillError, Joined, Readable, Shelved, Source, Through};
-use crate::oci::Digest;
+use crate::oci::{Digest, Reference};
 use crate::store::{Content, Kind};
 
 /// How many fills that fail for reasons which are not its own a request joins before it is told so.
@@ -31,6 +31,12 @@ impl Mirror {
     /// # Errors
     /// [`MirrorError`] if there is nothing to read.
     pub async fn blob(&self, place: &Place, digest: &Digest, caller: Caller) -> Result<BlobAnswer, MirrorError> {
+        let answer = self.find_blob(place, digest, caller).await;
+        self.note_wanted(place, Kind::Blob, &Reference::Digest(*digest), &answer).await;
+        answer
+    }
+
+    async fn find_blob(&self, place: &Place, digest: &Digest, caller: Caller) -> Result<BlobAnswer, MirrorError> {
         let key = ContentKey::new(place, Kind::Blob, digest);
         let (at_rest, access) = self.blob_at_rest(place, &key, caller).await?;
         match at_rest {

@@ -45,9 +45,11 @@ impl Mirror {
         caller: Caller,
     ) -> Result<ManifestAnswer, MirrorError> {
         let answer = match reference {
-            Reference::Digest(digest) => self.manifest_by_digest(place, digest, want, caller).await?,
-            Reference::Tag(tag) => self.manifest_by_tag(place, tag, want, caller).await?,
+            Reference::Digest(digest) => self.manifest_by_digest(place, digest, want, caller).await,
+            Reference::Tag(tag) => self.manifest_by_tag(place, tag, want, caller).await,
         };
+        self.note_wanted(place, Kind::Manifest, reference, &answer).await;
+        let answer = answer?;
         if want == Want::Body {
             self.prefetch(place, &answer);
         }

@@ -9,6 +9,7 @@ pub(super) mod names;
 pub(super) mod queues;
 mod readers;
 pub(super) mod schema;
+mod wanted;
 mod writer;
 
 use std::io;
@@ -25,7 +26,7 @@ use super::folder::Folder;
 use super::health::Health;
 use super::refs::{Refs, TagRef};
 use super::{blobs, off_thread};
-use crate::oci::{Digest, Manifest, MediaType, RepositoryName, Tag, UpstreamName};
+use crate::oci::{Digest, Manifest, MediaType, Reference, RepositoryName, Tag, UpstreamName};
 
 /// Of how many repositories that hold a digest the refs are looked at for its media type.
 const PLACES: usize = 8;
@@ -96,7 +97,7 @@ impl TagRecord {
 
 impl Kind {
     /// How the catalog stores it.
-    const fn column(self) -> i64 {
+    pub(super) const fn column(self) -> i64 {
         match self {
             Self::Manifest => 0,
             Self::Blob => 1,
@@ -157,6 +158,23 @@ impl Catalog {
         let write = move |inner: &Inner, place: &Place| {
             let place = place.clone();
             inner.write("write listing", move |connection| listings::set_listing(connection, &place, &question, &record));
+        };
+        self.run(upstream, repository, write).await;
+    }
+
+    /// Notes that something was asked for at `now` (milliseconds since 1970-01-01 UTC) that is not here and could not be fetched.
+    /// Of what is noted, the latest ten thousand are kept.
+    pub async fn note_wanted(
+        &self,
+        upstream: &UpstreamName,
+        repository: &RepositoryName,
+        kind: Kind,
+        reference: Reference,
+        now: i64,
+    ) {
+        let write = move |inner: &Inner, place: &Place| {
+            let place = place.clone();
+            inner.write("note what is wanted", move |connection| wanted::note(connection, &place, kind, &reference, now));
         };
         self.run(upstream, repository, write).await;
     }

@@ -14,6 +14,7 @@ mod hostile_upstreams;
 mod lanes;
 mod lifecycle;
 mod memory;
+mod offline;
 mod outage;
 mod prefetch;
 mod ranges;

@@ -11,7 +11,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use super::{CatalogError, contents};
 
 /// Raised whenever the tables change.
-pub(in crate::store) const VERSION: i64 = 2;
+pub(in crate::store) const VERSION: i64 = 3;
 
 /// Digests are stored as their 32 or 64 bytes: the length tells the algorithm.
 ///
@@ -91,6 +91,16 @@ CREATE TABLE link (
     size INTEGER,
     PRIMARY KEY (digest, repository, kind)
 ) WITHOUT ROWID;
+CREATE TABLE wanted (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    repository INTEGER NOT NULL REFERENCES repository (id),
+    kind INTEGER NOT NULL,
+    reference TEXT NOT NULL,
+    first_at INTEGER NOT NULL,
+    last_at INTEGER NOT NULL,
+    times INTEGER NOT NULL,
+    UNIQUE (repository, kind, reference)
+);
 ";
 
 /// A catalog that is ready to be written.

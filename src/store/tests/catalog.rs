@@ -264,7 +264,14 @@ async fn a_catalog_with_broken_pages_is_made_anew() {
 
 #[tokio::test]
 async fn a_catalog_that_opens_well_and_is_broken_further_on_is_made_anew() {
-    survives(|path| break_pages(path, |pages| pages - 1), Some("corrupt")).await;
+    let from_tags = |path: &Path| {
+        let connection = rusqlite::Connection::open(path).unwrap();
+        let root = "SELECT rootpage FROM sqlite_schema WHERE name = 'tag'";
+        let page: u32 = connection.query_row(root, [], |row| row.get(0)).unwrap();
+        drop(connection);
+        break_pages(path, |_| page as usize - 1);
+    };
+    survives(from_tags, Some("corrupt")).await;
 }
 
 #[tokio::test]
