@@ -189,7 +189,7 @@ async fn a_client_that_asks_for_what_is_not_there_waits_for_itself_alone() {
     let noisy = IpAddr::from(Ipv4Addr::new(127, 0, 0, 77));
     let guess = |number: usize| {
         let larder = &larder;
-        async move { larder.get_from(noisy, manifest(&format!("guess-{number}"))).await }
+        async move { larder.get_from(noisy, manifest(format!("guess-{number}"))).await }
     };
     for number in 0..8 {
         assert_eq!(guess(number).await.status(), 404);
