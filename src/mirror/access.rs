@@ -10,7 +10,7 @@ use crate::upstream::{Answer, Head, Method, Phase, Question, Target, UpstreamErr
 use crate::util::jitter;
 
 /// How often an upstream is asked again, and the pause before the first time; it doubles.
-const RETRIES: u32 = 3;
+pub(super) const RETRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// What is known of a repository's right to content, before anybody is asked.
@@ -150,9 +150,14 @@ impl Mirror {
     /// Asks the upstream, and a few times more if it fails in a way that passes quickly. What took long is not asked again: the
     /// client's deadline has not become later.
     pub(super) async fn ask(&self, place: &Place, question: Question) -> Result<Answer, UpstreamError> {
+        self.ask_again(place, question, RETRIES).await
+    }
+
+    /// [`Mirror::ask`], with so many further tries.
+    pub(super) async fn ask_again(&self, place: &Place, question: Question, retries: u32) -> Result<Answer, UpstreamError> {
         let result = self.in_time(async {
             let mut pause = PAUSE;
-            for _ in 0..RETRIES {
+            for _ in 0..retries {
                 match place.upstream.origin.ask(question.clone()).await {
                     Err(error) if error.is_transient() && !matches!(error, UpstreamError::Timeout { .. }) => {
                         tokio::time::sleep(jitter(pause)).await;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
+use super::access::RETRIES;
 use super::freshness::Age;
 use super::manifests::{self, Want};
 use super::{
@@ -196,7 +197,9 @@ impl Mirror {
         let reference = Reference::Tag(key.tag.clone());
         let question =
             Question { repository: place.repository.clone(), target: Target::Manifest(reference.clone()), method: Method::Head };
-        let head = match self.ask(place, question).await {
+        // Where something can be served instead, it is not worth much waiting.
+        let retries = if self.last_seen(key).await.is_some() { 1 } else { RETRIES };
+        let head = match self.ask_again(place, question, retries).await {
             Ok(answer) => answer.head,
             // It does not know HEAD, and so tells as little as a HEAD without a digest.
             Err(UpstreamError::Status { status: 400 | 405 | 501 }) => Head::default(),

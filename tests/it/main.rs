@@ -25,3 +25,4 @@ mod support;
 mod tags;
 mod tls;
 mod tools;
+mod truth;
