@@ -4,8 +4,11 @@
 mod accesses;
 pub(super) mod contents;
 pub(super) mod database;
+pub(super) mod edges;
+pub(super) mod holdings;
 mod listings;
 pub(super) mod names;
+pub(super) mod pins;
 pub(super) mod queues;
 mod readers;
 pub(super) mod schema;
@@ -20,9 +23,11 @@ use rusqlite::Connection;
 use self::database::Database;
 pub use self::listings::ListingRecord;
 use self::names::Place;
+use super::error::StoreError;
 use super::exclusive::Exclusive;
 use super::folder::Folder;
-use super::health::Health;
+use super::health::{Health, Operation};
+use super::name::Pin;
 use super::refs::{Refs, TagRef};
 use super::{blobs, off_thread};
 use crate::oci::{Digest, Manifest, MediaType, RepositoryName, Tag, UpstreamName};
@@ -96,7 +101,7 @@ impl TagRecord {
 
 impl Kind {
     /// How the catalog stores it.
-    const fn column(self) -> i64 {
+    pub(super) const fn column(self) -> i64 {
         match self {
             Self::Manifest => 0,
             Self::Blob => 1,
@@ -278,6 +283,31 @@ impl Inner {
         }
     }
 
+    /// Brings a pin back if the catalog does not have it.
+    pub(super) fn review_pin(&self, pin: &Pin) {
+        let known = self.read("read pins", |connection| pins::has(connection, pin));
+        if known != Some(true) {
+            let pin = pin.clone();
+            self.write("write pin", move |connection| pins::set(connection, &pin));
+        }
+    }
+
+    /// Pins something durably.
+    pub(super) fn set_pin(&self, pin: &Pin) -> Result<(), StoreError> {
+        let _claim = self.claims.claim(&self.refs.layout.pin(pin));
+        self.refs.set_pin(pin).map_err(|error| StoreError::io(Operation::WriteRef, error))?;
+        let pin = pin.clone();
+        Ok(self.database.write(move |connection| pins::set(connection, &pin))?)
+    }
+
+    /// Takes a pin away durably.
+    pub(super) fn remove_pin(&self, pin: &Pin) -> Result<(), StoreError> {
+        let _claim = self.claims.claim(&self.refs.layout.pin(pin));
+        self.refs.remove_pin(pin).map_err(|error| StoreError::io(Operation::RemoveRef, error))?;
+        let pin = pin.clone();
+        Ok(self.database.write(move |connection| pins::remove(connection, &pin))?)
+    }
+
     /// Brings a manifest back if the catalog does not say that it was fetched from there.
     pub(super) fn review_manifest(&self, place: &Place, digest: &Digest) {
         let known = self.read("read link", |connection| {
@@ -300,7 +330,7 @@ impl Inner {
         self.write("write tag", move |connection| names::set_tag(connection, &place, &tag, &record));
     }
 
-    fn remove_tag(&self, place: &Place, tag: &Tag) {
+    pub(super) fn remove_tag(&self, place: &Place, tag: &Tag) {
         let _claim = self.claims.claim(&self.refs.layout.tag(&place.upstream, &place.repository, tag));
         self.refs.remove_tag(&place.upstream, &place.repository, tag);
         let (place, tag) = (place.clone(), tag.clone());
@@ -366,7 +396,7 @@ impl Inner {
         self.write("write link", move |connection| names::link(connection, &place, kind, &digest));
     }
 
-    fn unlink(&self, place: &Place, kind: Kind, digest: &Digest) {
+    pub(super) fn unlink(&self, place: &Place, kind: Kind, digest: &Digest) {
         let _claim = self.claims.claim(&self.refs.layout.manifest(&place.upstream, &place.repository, digest));
         if kind == Kind::Manifest {
             self.refs.remove_manifest(&place.upstream, &place.repository, digest);
