@@ -176,6 +176,17 @@ impl Mirror {
         &self.shared.fills
     }
 
+    /// Forgets what is in memory of tags, manifests, rights and lists, because something was removed from the store: what is still
+    /// there is read from it again.
+    pub fn forget(&self) {
+        let Shared { documents, tags, awaiting_content, readable, listings, .. } = &*self.shared;
+        tags.invalidate_all();
+        documents.invalidate_all();
+        awaiting_content.invalidate_all();
+        readable.invalidate_all();
+        listings.invalidate_all();
+    }
+
     /// Whether what was checked at `checked_at` (milliseconds) can be taken as true now. A clock that was set back makes it stale, no more.
     fn is_fresh(&self, checked_at: i64) -> bool {
         let age = self.shared.clock.unix_millis().checked_sub(checked_at);

@@ -250,8 +250,14 @@ impl Store {
         off_thread(move || blobs.unpin(&pins)).await?
     }
 
-    /// What is pinned of the content at rest. Blocks, for microseconds as a rule.
-    pub fn pinned(&self) -> PinnedBytes {
+    /// What is pinned of the content at rest.
+    pub async fn pinned(&self) -> PinnedBytes {
+        let store = self.clone();
+        off_thread(move || store.pinned_blocking()).await.unwrap_or_default()
+    }
+
+    /// As [`Store::pinned`], for who may block. It takes microseconds as a rule.
+    pub fn pinned_blocking(&self) -> PinnedBytes {
         self.blobs.pinned()
     }
 

@@ -32,6 +32,11 @@ impl Mirror {
         (Instant::now() < trouble.until).then_some(trouble.cause)
     }
 
+    /// The same in words, for operators.
+    pub fn trouble_with(&self, upstream: &UpstreamName) -> Option<String> {
+        self.trouble(upstream).map(|error| error.to_string())
+    }
+
     /// Notes how a question to `upstream` ended. Only failures of the whole upstream count: that one repository is denied or
     /// broken says nothing of the others.
     pub(super) fn note_trouble(&self, upstream: &UpstreamName, error: Option<&UpstreamError>) {

@@ -283,31 +283,6 @@ impl Inner {
         }
     }
 
-    /// Brings a pin back if the catalog does not have it.
-    pub(super) fn review_pin(&self, pin: &Pin) {
-        let known = self.read("read pins", |connection| pins::has(connection, pin));
-        if known != Some(true) {
-            let pin = pin.clone();
-            self.write("write pin", move |connection| pins::set(connection, &pin));
-        }
-    }
-
-    /// Pins something durably.
-    pub(super) fn set_pin(&self, pin: &Pin) -> Result<(), StoreError> {
-        let _claim = self.claims.claim(&self.refs.layout.pin(pin));
-        self.refs.set_pin(pin).map_err(|error| StoreError::io(Operation::WriteRef, error))?;
-        let pin = pin.clone();
-        Ok(self.database.write(move |connection| pins::set(connection, &pin))?)
-    }
-
-    /// Takes a pin away durably.
-    pub(super) fn remove_pin(&self, pin: &Pin) -> Result<(), StoreError> {
-        let _claim = self.claims.claim(&self.refs.layout.pin(pin));
-        self.refs.remove_pin(pin).map_err(|error| StoreError::io(Operation::RemoveRef, error))?;
-        let pin = pin.clone();
-        Ok(self.database.write(move |connection| pins::remove(connection, &pin))?)
-    }
-
     /// Brings a manifest back if the catalog does not say that it was fetched from there.
     pub(super) fn review_manifest(&self, place: &Place, digest: &Digest) {
         let known = self.read("read link", |connection| {

@@ -6,8 +6,9 @@ use std::sync::PoisonError;
 use rusqlite::Connection;
 
 use super::blobs::Blobs;
-use super::catalog::{contents, edges, pins};
+use super::catalog::{Inner, contents, edges, pins};
 use super::error::StoreError;
+use super::health::Operation;
 use super::name::Pin;
 
 /// A pin, and what it keeps at the moment.
@@ -31,6 +32,34 @@ pub enum PinError {
     NotPinned(Pin),
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// All of these block.
+impl Inner {
+    /// Brings a pin back if the catalog does not have it.
+    pub(super) fn review_pin(&self, pin: &Pin) {
+        let known = self.read("read pins", |connection| pins::has(connection, pin));
+        if known != Some(true) {
+            let pin = pin.clone();
+            self.write("write pin", move |connection| pins::set(connection, &pin));
+        }
+    }
+
+    /// Pins something durably.
+    pub(super) fn set_pin(&self, pin: &Pin) -> Result<(), StoreError> {
+        let _claim = self.claims.claim(&self.refs.layout.pin(pin));
+        self.refs.set_pin(pin).map_err(|error| StoreError::io(Operation::WriteRef, error))?;
+        let pin = pin.clone();
+        Ok(self.database.write(move |connection| pins::set(connection, &pin))?)
+    }
+
+    /// Takes a pin away durably.
+    pub(super) fn remove_pin(&self, pin: &Pin) -> Result<(), StoreError> {
+        let _claim = self.claims.claim(&self.refs.layout.pin(pin));
+        self.refs.remove_pin(pin).map_err(|error| StoreError::io(Operation::RemoveRef, error))?;
+        let pin = pin.clone();
+        Ok(self.database.write(move |connection| pins::remove(connection, &pin))?)
+    }
 }
 
 /// All of these block.

@@ -99,20 +99,20 @@ async fn what_is_pinned_stays_and_what_is_not_any_more_goes() {
     Picture::index(1, &[2, 3]).pull_as(&store, "app", "v1").await;
     Picture::new(2, &[10, 11]).pull(&store, "app").await;
     add_layers(&store, 10..12).await;
-    assert_eq!(store.pinned(), PinnedBytes::default());
+    assert_eq!(store.pinned_blocking(), PinnedBytes::default());
     let pinned = store.pin(vec![pin("hub/app:v1")]).await.unwrap();
     let keeps = PinnedBytes { bytes: 2 * SIZE + 2000, contents: 4 };
     assert_eq!(pinned, [Pinned { pin: pin("hub/app:v1"), keeps }]);
     press(&store, 1000..1050).await;
     assert_eq!(is_there(&home, [1, 2, 10, 11]), [true; 4]);
-    assert_eq!((store.pinned(), store.stats().catalog_errors), (keeps, 0));
+    assert_eq!((store.pinned_blocking(), store.stats().catalog_errors), (keeps, 0));
     // Of the other platform, which comes later, all is pinned as well.
     Picture::new(3, &[12]).pull(&store, "app").await;
     add_layers(&store, [12]).await;
     press(&store, 1050..1100).await;
     assert_eq!(is_there(&home, [1, 2, 10, 11, 3, 12]), [true; 6]);
     assert_eq!(store.unpin(vec![pin("hub/app:v1")]).await.unwrap()[0].keeps.contents, 6);
-    assert_eq!(store.pinned(), PinnedBytes::default());
+    assert_eq!(store.pinned_blocking(), PinnedBytes::default());
     store.clear(u64::MAX, false).await.unwrap();
     assert_eq!(home.count(), 0);
     assert!(matches!(store.unpin(vec![pin("hub/app:v1")]).await, Err(PinError::NotPinned(_))));
@@ -153,7 +153,7 @@ async fn when_a_tag_moves_its_pin_moves_with_it() {
     store.clear(u64::MAX, false).await.unwrap();
     assert_eq!(is_there(&home, [2, 10, 11, 12]), [true, false, true, true]);
     store.catalog().remove_tag(&upstream("hub"), &repository("app"), &tag("v1")).await;
-    assert_eq!(store.pinned(), PinnedBytes::default(), "what the upstream has no more is not kept for its name");
+    assert_eq!(store.pinned_blocking(), PinnedBytes::default(), "what the upstream has no more is not kept for its name");
 }
 
 #[tokio::test]
@@ -190,7 +190,7 @@ async fn pins_outlive_the_catalog() {
         assert_eq!(kept, [true; 3], "{loses_catalog}");
         assert!(!home.blob(&Digest::sha256(&layers[2])).exists(), "what is not pinned went");
         assert_eq!(store.pin(Vec::new()).await.unwrap().len(), 1);
-        assert_eq!(store.pinned().contents, 3);
+        assert_eq!(store.pinned_blocking().contents, 3);
     }
 }
 
@@ -286,7 +286,7 @@ proptest! {
                 for key in before.iter().filter(|key| kept.contains(key)) {
                     assert!(there(key), "{key} went with {act:?}");
                 }
-                assert_eq!(store.pinned().contents, kept.iter().filter(|key| there(key)).count() as u64, "after {act:?}");
+                assert_eq!(store.pinned_blocking().contents, kept.iter().filter(|key| there(key)).count() as u64, "after {act:?}");
             }
             assert_eq!(store.stats().catalog_errors, 0);
         });

@@ -127,9 +127,9 @@ async fn what_is_pinned_is_not_removed_by_the_way() {
     }
     assert_eq!(store.stats().blobs, 10);
     let removal = store.remove_named(vec![name("hub/library/two:v1")], false, true).await.unwrap();
-    assert_eq!((removal.contents, store.pinned()), (2, PinnedBytes::default()));
+    assert_eq!((removal.contents, store.pinned_blocking()), (2, PinnedBytes::default()));
     library(&store).await;
-    assert_eq!(store.pinned().contents, 3, "the pin is still there");
+    assert_eq!(store.pinned_blocking().contents, 3, "the pin is still there");
 }
 
 #[tokio::test]
@@ -161,6 +161,6 @@ async fn room_is_made_as_it_was_foretold() {
     drop(open);
     let all = store.clear(u64::MAX, true).await.unwrap();
     assert_eq!(store.clear(u64::MAX, false).await.unwrap(), all);
-    assert_eq!(store.stats().blobs, store.pinned().contents, "all that may go");
+    assert_eq!(store.stats().blobs, store.pinned_blocking().contents, "all that may go");
     assert_eq!(store.clear(MIB, false).await.unwrap().evicted, [], "there is room");
 }
