@@ -229,11 +229,21 @@ impl Store {
         }
     }
 
-    /// Pins what is named, so that it is not evicted, with all that belongs to it, whether it is here or comes later. With no names,
-    /// changes nothing. Gives all those pins, with what they keep; or all pins if there are no names.
+    /// All pins, and what each of them keeps.
     ///
     /// # Errors
-    /// [`PinError`]; the names before the one that failed are pinned.
+    /// [`PinError::Store`] if the catalog fails.
+    pub async fn pins(&self) -> Result<Vec<Pinned>, PinError> {
+        self.settled().await;
+        let blobs = Arc::clone(&self.blobs);
+        off_thread(move || blobs.pins()).await?
+    }
+
+    /// Pins what is named, so that it is not evicted, with all that belongs to it, whether it is here or comes later. Gives what each
+    /// of the pins keeps now.
+    ///
+    /// # Errors
+    /// [`PinError::Store`]; the names before the one that failed are pinned.
     pub async fn pin(&self, pins: Vec<Pin>) -> Result<Vec<Pinned>, PinError> {
         self.settled().await;
         let blobs = Arc::clone(&self.blobs);

@@ -37,7 +37,7 @@ pub(super) fn pin(file: Option<&Path>, json: bool, wanted: Vec<Name>) -> ExitCod
     let errand = |config: &Config| {
         let wanted: Vec<Name> = wanted.into_iter().map(names::in_full).collect();
         for name in &wanted {
-            let Pin { upstream, .. } = Pin::try_from(name.clone())?;
+            let Pin { upstream, .. } = Pin::try_from(name.clone()).map_err(Undone::from)?;
             if !config.upstreams.iter().any(|known| known.name == upstream) {
                 bail!(Undone::refused(format_args!(
                     "{name} can never come: there is no upstream {upstream} in the configuration"
@@ -59,7 +59,10 @@ impl Errand for SetPins {
     type Answer = Vec<PinLine>;
 
     async fn run(self, keeper: &Keeper) -> Result<Vec<PinLine>, Undone> {
-        let pinned = keeper.store.pin(pins(&self.names)?).await?;
+        let pinned = match pins(&self.names)? {
+            none if none.is_empty() => keeper.store.pins().await?,
+            pins => keeper.store.pin(pins).await?,
+        };
         Ok(pinned.into_iter().map(PinLine::from).collect())
     }
 }

@@ -64,10 +64,11 @@ impl Inner {
 
 /// All of these block.
 impl Blobs {
+    pub(super) fn pins(&self) -> Result<Vec<Pinned>, PinError> {
+        self.weigh(self.catalog.database.read(pins::all).map_err(StoreError::from)?)
+    }
+
     pub(super) fn pin(&self, wanted: Vec<Pin>) -> Result<Vec<Pinned>, PinError> {
-        if wanted.is_empty() {
-            return self.weigh(self.catalog.database.read(pins::all).map_err(StoreError::from)?);
-        }
         // What is decided about at the moment is gone before the pin is set, not after.
         let _turn = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
         wanted.iter().try_for_each(|pin| self.catalog.set_pin(pin))?;

@@ -140,13 +140,13 @@ fn lines(run: &Run) -> Vec<serde_json::Value> {
 #[tokio::test]
 async fn what_is_removed_is_fetched_again_and_what_others_share_stays() {
     let shared = Synthetic::new(1_810_000, 2_000_000);
-    let image = Image::builder().layer(shared.clone()).layer(Synthetic::new(1_810_001, 1_000_000)).build();
+    let image = Image::builder().layer(shared).layer(Synthetic::new(1_810_001, 1_000_000)).build();
     let other = Image::builder().layer(shared).layer(Synthetic::new(1_810_002, 1000)).build();
     let hub = prepare(&image).repository(Repository::new("library/other").tag("1", &other)).start().await.unwrap();
     let mut larder = Larder::of(&hub).await;
     pull(&larder, "library/other", "1").await;
     let name = format!("docker.io/{NAME}:{TAG}");
-    let own = [image.manifest().digest, image.layers()[1].digest().clone()];
+    let own = [image.manifest().digest.clone(), image.layers()[1].digest().clone()];
     for runs in [true, false] {
         pull(&larder, NAME, TAG).await;
         let pulls = counted(&hub).count();

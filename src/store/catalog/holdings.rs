@@ -18,22 +18,24 @@ pub(in crate::store) struct Holder {
 
 /// The repositories that are known below `name`: one for the name of an image, none for that of a content.
 pub(in crate::store) fn repositories(connection: &Connection, name: &Name) -> rusqlite::Result<Vec<Holder>> {
-    let (sql, upstream, repository) = match name {
-        Name::Upstream(upstream) => {
-            ("SELECT id, upstream, name FROM repository WHERE upstream = ?1 AND ?2 IS NULL", upstream, None)
-        }
-        Name::Repository { upstream, repository } => (
-            "SELECT id, upstream, name FROM repository
-             WHERE upstream = ?1 AND (name = ?2 OR substr(name, 1, length(?2) + 1) = ?2 || '/')",
-            upstream,
-            Some(repository.as_str()),
-        ),
-        Name::Image { upstream, repository, .. } => {
-            ("SELECT id, upstream, name FROM repository WHERE upstream = ?1 AND name = ?2", upstream, Some(repository.as_str()))
-        }
-        Name::Content(_) => return Ok(Vec::new()),
-    };
-    connection.prepare_cached(sql)?.query_map(params![upstream.as_str(), repository], holder)?.collect()
+    match name {
+        Name::Upstream(upstream) => connection
+            .prepare_cached("SELECT id, upstream, name FROM repository WHERE upstream = ?")?
+            .query_map([upstream.as_str()], holder)?
+            .collect(),
+        Name::Repository { upstream, repository } => connection
+            .prepare_cached(
+                "SELECT id, upstream, name FROM repository
+                 WHERE upstream = ?1 AND (name = ?2 OR substr(name, 1, length(?2) + 1) = ?2 || '/')",
+            )?
+            .query_map([upstream.as_str(), repository.as_str()], holder)?
+            .collect(),
+        Name::Image { upstream, repository, .. } => connection
+            .prepare_cached("SELECT id, upstream, name FROM repository WHERE upstream = ? AND name = ?")?
+            .query_map([upstream.as_str(), repository.as_str()], holder)?
+            .collect(),
+        Name::Content(_) => Ok(Vec::new()),
+    }
 }
 
 /// The tags of a repository, and what they point to.

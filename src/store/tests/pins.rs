@@ -133,7 +133,7 @@ async fn a_pin_of_something_that_is_not_there_holds_when_it_comes() {
     add_layers(&store, 10..15).await;
     press(&store, 1000..1050).await;
     assert_eq!(is_there(&home, 10..15), [true, true, true, false, false]);
-    let all = store.pin(Vec::new()).await.unwrap();
+    let all = store.pins().await.unwrap();
     let mut names: Vec<_> = pins.iter().map(ToString::to_string).collect();
     names.sort();
     assert_eq!(all.iter().map(|pinned| pinned.pin.to_string()).collect::<Vec<_>>(), names);
@@ -189,7 +189,7 @@ async fn pins_outlive_the_catalog() {
         let kept = [&layers[0], &layers[1], &manifest].map(|content| home.blob(&Digest::sha256(content)).exists());
         assert_eq!(kept, [true; 3], "{loses_catalog}");
         assert!(!home.blob(&Digest::sha256(&layers[2])).exists(), "what is not pinned went");
-        assert_eq!(store.pin(Vec::new()).await.unwrap().len(), 1);
+        assert_eq!(store.pins().await.unwrap().len(), 1);
         assert_eq!(store.pinned_blocking().contents, 3);
     }
 }
