@@ -194,6 +194,17 @@ impl Mirror {
             self.shared.callers.note_in_vain(caller);
         }
     }
+
+    /// Forgets what is in memory of tags, manifests, rights and lists, because something was removed from the store: what is still
+    /// there is read from it again.
+    pub fn forget(&self) {
+        let Shared { documents, tags, awaiting_content, readable, listings, .. } = &*self.shared;
+        tags.invalidate_all();
+        documents.invalidate_all();
+        awaiting_content.invalidate_all();
+        readable.invalidate_all();
+        listings.invalidate_all();
+    }
 }
 
 /// What an entry of `len` bytes weighs in a cache that is bounded by bytes, with its key and its bookkeeping.

@@ -58,13 +58,14 @@ fn object(image: &Image) -> serde_json::Value {
         "digest": image.digest.to_string(),
         "size": image.size,
         "missing": image.missing,
+        "pinned": image.is_pinned,
         "pulled_at": image.pulled_at.map(|millis| millis / 1000),
         "checked_at": image.checked_at.map(|millis| millis / 1000),
     })
 }
 
 fn table(images: &[Image], now: i64) -> String {
-    let mut rows = vec![["IMAGE", "DIGEST", "SIZE", "PULLED", "CHECKED"].map(str::to_owned)];
+    let mut rows = vec![["IMAGE", "DIGEST", "SIZE", "PULLED", "CHECKED", "PIN"].map(str::to_owned)];
     rows.extend(images.iter().map(|image| {
         let size = match image.missing {
             0 => gigabytes(image.size),
@@ -78,6 +79,7 @@ fn table(images: &[Image], now: i64) -> String {
             size,
             ago(image.pulled_at, now),
             ago(image.checked_at, now),
+            if image.is_pinned { "pinned" } else { "" }.to_owned(),
         ]
     }));
     columns(&rows)
@@ -118,6 +120,7 @@ mod tests {
             digest: Digest::sha256(b"x"),
             size: 3_600_000_000,
             missing: 0,
+            is_pinned: false,
             pulled_at: Some(0),
             checked_at: None,
         }
@@ -137,11 +140,11 @@ mod tests {
 
     #[test]
     fn the_table_says_what_there_is() {
-        let incomplete = Image { missing: 2, ..image(None) };
+        let incomplete = Image { missing: 2, is_pinned: true, ..image(None) };
         let expected = "\
-            IMAGE                          DIGEST               SIZE                 PULLED   CHECKED\n\
+            IMAGE                          DIGEST               SIZE                 PULLED   CHECKED  PIN\n\
             docker.io/library/alpine:3.20  sha256:2d711642b726  3.60 GB              3 d ago  -\n\
-            docker.io/library/alpine       sha256:2d711642b726  3.60 GB (2 missing)  3 d ago  -\n";
+            docker.io/library/alpine       sha256:2d711642b726  3.60 GB (2 missing)  3 d ago  -        pinned\n";
         assert_eq!(table(&[image(Some("3.20")), incomplete], 3 * 86_400_000 + 5), expected);
         assert_eq!(
             [(Some(0), 0), (Some(9), 0), (Some(0), 7_200_000), (Some(0), 130_000)].map(|(at, now)| ago(at, now)),

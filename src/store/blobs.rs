@@ -13,9 +13,9 @@ use super::catalog::{self, CatalogError};
 use super::exclusive::{Claim, Exclusive};
 use super::filesystem::{FileSystem, StoredFile};
 use super::health::{Health, Operation};
+use super::holds::Holds;
 use super::layout::Layout;
 use super::parts::Parts;
-use super::pins::Pins;
 use super::scrub;
 use super::walk;
 use crate::oci::{Digest, Hasher, MANIFEST_MAX_BYTES};
@@ -31,7 +31,7 @@ pub(super) struct Blobs {
     pub(super) budget: Budget,
     /// Bytes of the file system that are left to others.
     pub(super) min_free: AtomicU64,
-    pub(super) pins: Pins,
+    pub(super) holds: Holds,
     /// A digest is held while its file and its row are changed.
     pub(super) claims: Exclusive<Digest>,
     /// Held by the one that evicts. A hit never waits for it.
@@ -46,7 +46,7 @@ pub(super) struct Blobs {
 impl Blobs {
     /// Opens content. What is missing, short or empty is not there; neither is what cannot be read.
     pub(super) fn get(&self, digest: &Digest) -> Option<Content> {
-        let pin = self.pins.pin(digest)?;
+        let hold = self.holds.hold(digest)?;
         let row = self.row(digest);
         let path = self.layout.blob(digest);
         let (file, size) = match self.open(&path) {
@@ -72,7 +72,7 @@ impl Blobs {
                 return None;
             }
         }
-        Some(Content::new(file, size, pin))
+        Some(Content::new(file, size, hold))
     }
 
     fn open(&self, path: &Path) -> io::Result<(Arc<dyn StoredFile>, u64)> {

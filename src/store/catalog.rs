@@ -4,8 +4,11 @@
 mod accesses;
 pub(super) mod contents;
 pub(super) mod database;
+pub(super) mod edges;
+pub(super) mod holdings;
 mod listings;
 pub(super) mod names;
+pub(super) mod pins;
 pub(super) mod queues;
 mod readers;
 pub(super) mod schema;
@@ -318,7 +321,7 @@ impl Inner {
         self.write("write tag", move |connection| names::set_tag(connection, &place, &tag, &record));
     }
 
-    fn remove_tag(&self, place: &Place, tag: &Tag) {
+    pub(super) fn remove_tag(&self, place: &Place, tag: &Tag) {
         let _claim = self.claims.claim(&self.refs.layout.tag(&place.upstream, &place.repository, tag));
         self.refs.remove_tag(&place.upstream, &place.repository, tag);
         let (place, tag) = (place.clone(), tag.clone());
@@ -384,7 +387,7 @@ impl Inner {
         self.write("write link", move |connection| names::link(connection, &place, kind, &digest));
     }
 
-    fn unlink(&self, place: &Place, kind: Kind, digest: &Digest) {
+    pub(super) fn unlink(&self, place: &Place, kind: Kind, digest: &Digest) {
         let _claim = self.claims.claim(&self.refs.layout.manifest(&place.upstream, &place.repository, digest));
         if kind == Kind::Manifest {
             self.refs.remove_manifest(&place.upstream, &place.repository, digest);

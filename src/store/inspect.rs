@@ -43,6 +43,8 @@ pub struct Image {
     pub size: u64,
     /// How many of its contents are not here. Platforms of an index that nobody has asked for do not count.
     pub missing: u64,
+    /// A pin keeps it.
+    pub is_pinned: bool,
     /// When its manifest was last asked for, in milliseconds since 1970-01-01 UTC, give or take ten minutes.
     pub pulled_at: Option<i64>,
     /// When the upstream last said that the tag names it, likewise.
@@ -171,14 +173,16 @@ impl Inspection {
 
     fn tags(&self) -> rusqlite::Result<Vec<Row>> {
         self.rows(
-            "SELECT repository.upstream, repository.name, tag.name, tag.digest, tag.media_type, tag.checked_at, blob.accessed_at
+            "SELECT repository.upstream, repository.name, tag.name, tag.digest, tag.media_type, tag.checked_at, blob.accessed_at,
+                    EXISTS (SELECT 1 FROM pinned WHERE pinned.digest = tag.digest)
              FROM tag JOIN repository ON repository.id = tag.repository LEFT JOIN blob ON blob.digest = tag.digest",
         )
     }
 
     fn manifests(&self) -> rusqlite::Result<Vec<Row>> {
         self.rows(
-            "SELECT repository.upstream, repository.name, NULL, link.digest, manifest.media_type, NULL, blob.accessed_at
+            "SELECT repository.upstream, repository.name, NULL, link.digest, manifest.media_type, NULL, blob.accessed_at,
+                    EXISTS (SELECT 1 FROM pinned WHERE pinned.digest = link.digest)
              FROM link JOIN repository ON repository.id = link.repository
              JOIN manifest ON manifest.digest = link.digest JOIN blob ON blob.digest = link.digest
              WHERE link.fetched",
@@ -198,6 +202,7 @@ impl Inspection {
                 media_type: row.get(4)?,
                 checked_at: row.get(5)?,
                 pulled_at: row.get(6)?,
+                is_pinned: row.get(7)?,
             })
         })?;
         rows.collect()
@@ -214,6 +219,7 @@ struct Row {
     media_type: String,
     checked_at: Option<i64>,
     pulled_at: Option<i64>,
+    is_pinned: bool,
 }
 
 impl Shelf<'_> {
@@ -226,6 +232,7 @@ impl Shelf<'_> {
             digest: row.digest,
             size,
             missing,
+            is_pinned: row.is_pinned,
             pulled_at: row.pulled_at,
             checked_at: row.checked_at,
         })

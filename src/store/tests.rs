@@ -7,6 +7,8 @@ mod crash;
 mod eviction;
 mod faults;
 mod parts;
+mod pins;
 mod policy;
+mod removal;
 mod scrub;
 mod support;

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Weak};
 use std::thread;
@@ -27,7 +27,12 @@ pub(super) struct Requester {
 
 /// The walks that were asked for and have not ended: while there is one, the catalog may not know all that is in the folder.
 #[derive(Clone, Default)]
-pub(super) struct Pending(Arc<AtomicUsize>);
+pub(super) struct Pending {
+    walks: Arc<AtomicUsize>,
+    /// How many catalogs were made that knew nothing, and how many of them a walk has taught what is in `refs/`.
+    new_catalogs: Arc<AtomicU64>,
+    taught: Arc<AtomicU64>,
+}
 
 /// The store was closed.
 struct Closed;
@@ -47,15 +52,26 @@ impl Requester {
     }
 
     pub(super) fn send(&self) {
-        self.pending.0.fetch_add(1, Ordering::SeqCst);
+        self.pending.walks.fetch_add(1, Ordering::SeqCst);
         // There is no walker at shutdown only.
         let _ = self.requests.send(());
+    }
+
+    /// As [`Requester::send`], because the catalog is a new one.
+    pub(super) fn send_for_new_catalog(&self) {
+        self.pending.new_catalogs.fetch_add(1, Ordering::SeqCst);
+        self.send();
     }
 }
 
 impl Pending {
     pub(super) fn is_any(&self) -> bool {
-        self.0.load(Ordering::SeqCst) > 0
+        self.walks.load(Ordering::SeqCst) > 0
+    }
+
+    /// Whether the catalog may not know all pins: then nothing is evicted.
+    pub(super) fn may_miss_pins(&self) -> bool {
+        self.taught.load(Ordering::SeqCst) < self.new_catalogs.load(Ordering::SeqCst)
     }
 }
 
@@ -68,7 +84,7 @@ pub(super) fn start(requests: Receiver<()>, pending: Pending, blobs: Weak<Blobs>
             if walk(&blobs).is_err() {
                 return;
             }
-            pending.0.fetch_sub(served, Ordering::SeqCst);
+            pending.walks.fetch_sub(served, Ordering::SeqCst);
         }
     };
     thread::Builder::new().name("larder-walk".into()).spawn(run).map(drop)
@@ -82,11 +98,13 @@ fn walk(blobs: &Weak<Blobs>) -> Result<(), Closed> {
         store.health.catalog_error("check", &error);
     }
     // Refs come first: with them a tag that is asked for brings back all that belongs to it.
+    let new_catalogs = store.walks.new_catalogs.load(Ordering::SeqCst);
     let mut steps = upstreams(&store);
     drop(store);
     while let Some(step) = steps.pop() {
         steps.extend(walk_refs(&*open()?, &step));
     }
+    open()?.walks.taught.fetch_max(new_catalogs, Ordering::SeqCst);
     for first in 0..=u8::MAX {
         walk_blobs(&*open()?, first);
     }
@@ -116,7 +134,8 @@ fn walk_refs(store: &Blobs, step: &RefsStep) -> Vec<RefsStep> {
             _ if !is_folder => {}
             (RefsFolder::Tags, Some(place)) => walk_tags(store, place),
             (RefsFolder::Manifests, Some(place)) => walk_manifests(store, place),
-            (RefsFolder::Tags | RefsFolder::Manifests, None) => {}
+            (RefsFolder::Pins, Some(place)) => walk_pins(store, place),
+            (RefsFolder::Tags | RefsFolder::Manifests | RefsFolder::Pins, None) => {}
             (RefsFolder::Component(component), _) => {
                 let name = if step.name.is_empty() { component.to_owned() } else { format!("{}/{component}", step.name) };
                 if name.parse::<RepositoryName>().is_ok() {
@@ -140,6 +159,12 @@ fn walk_manifests(store: &Blobs, place: &Place) {
 fn walk_tags(store: &Blobs, place: &Place) {
     for tag in store.catalog.refs.tags(&place.upstream, &place.repository) {
         store.catalog.review_tag(place, &tag);
+    }
+}
+
+fn walk_pins(store: &Blobs, place: &Place) {
+    for pin in store.catalog.refs.pins(&place.upstream, &place.repository) {
+        store.catalog.review_pin(&pin);
     }
 }
 

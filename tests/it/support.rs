@@ -8,5 +8,5 @@ mod process;
 
 pub(crate) use client::{Answer, Connection, Download, End};
 pub(crate) use fixture::{NAME, TAG, blob, checked, counted, fetched, hub_with, image, index, manifest, prepare, pull};
-pub(crate) use larder::Larder;
+pub(crate) use larder::{Larder, Run};
 pub(crate) use metrics::Metrics;

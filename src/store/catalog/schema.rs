@@ -19,6 +19,10 @@ pub(in crate::store) const VERSION: i64 = 3;
 /// of them. The triggers keep `queue` equal to the sums over `blob` within every transaction, so that neither opening a large
 /// catalog nor a decision has to add them up.
 ///
+/// `edge` says which manifest refers to what, so that what belongs to an image can be told without reading it. `pin` holds what an
+/// operator named (a whole repository where `reference` is empty), and `pinned` all that this keeps, at rest or not: it is made anew
+/// when a pin, a tag or an edge changes. Content that is pinned is in a queue of its own, which no decision looks at.
+///
 /// `ghost` remembers what was evicted from probation. `queue.gone` counts the bytes that went in this way, and `ghost.gone` is what
 /// it was when this content had gone: the difference is the age of the memory.
 const TABLES: &str = "
@@ -43,7 +47,7 @@ CREATE TABLE queue (
     blobs INTEGER NOT NULL,
     gone INTEGER NOT NULL
 );
-INSERT INTO queue VALUES (0, 0, 0, 0), (1, 0, 0, 0), (2, 0, 0, 0), (3, 0, 0, 0);
+INSERT INTO queue VALUES (0, 0, 0, 0), (1, 0, 0, 0), (2, 0, 0, 0), (3, 0, 0, 0), (4, 0, 0, 0);
 CREATE TRIGGER blob_added AFTER INSERT ON blob BEGIN
     UPDATE queue SET bytes = bytes + new.size, blobs = blobs + 1 WHERE number = new.queue;
 END;
@@ -101,6 +105,23 @@ CREATE TABLE wanted (
     times INTEGER NOT NULL,
     UNIQUE (repository, kind, reference)
 );
+CREATE INDEX link_by_repository ON link (repository, kind);
+CREATE INDEX tag_by_digest ON tag (digest);
+CREATE TABLE edge (
+    parent BLOB NOT NULL,
+    child BLOB NOT NULL,
+    PRIMARY KEY (parent, child)
+) WITHOUT ROWID;
+CREATE INDEX edge_by_child ON edge (child);
+CREATE TABLE pin (
+    upstream TEXT NOT NULL,
+    repository TEXT NOT NULL,
+    reference TEXT NOT NULL,
+    PRIMARY KEY (upstream, repository, reference)
+) WITHOUT ROWID;
+CREATE TABLE pinned (
+    digest BLOB PRIMARY KEY
+) WITHOUT ROWID;
 ";
 
 /// A catalog that is ready to be written.

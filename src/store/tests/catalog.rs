@@ -223,6 +223,13 @@ async fn survives(harm: impl FnOnce(&Path), reason: Option<&str>) {
     // One that opens well and is found to be broken later is replaced later.
     eventually("it is set aside", || reason.is_none_or(|reason| set_aside(&home, reason) == 1)).await;
     eventually("all is counted", || store.stats().blobs == before.blobs && !store.stats().walking).await;
+    // The file has its new name a moment before nobody reads it any more.
+    let Image { upstream, repository, tag, .. } = &images[0];
+    let begun = std::time::Instant::now();
+    while store.catalog().tag(upstream, repository, tag).await != Some(images[0].record(TagRecord::NEVER)) {
+        assert!(begun.elapsed().as_secs() < 60, "the new catalog is not read");
+    }
+    settled(&store).await;
     for image in &images {
         image.assert_known(&store, TagRecord::NEVER).await;
         let places = (&image.upstream, &image.repository);
