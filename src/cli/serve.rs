@@ -89,7 +89,7 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
         tokio::task::spawn_blocking(open).await.context("opening the cache was abandoned")??
     };
     if let MaxSize::Share(_) = config.cache.max_size {
-        store.limit(store.stats().bytes.saturating_add(room(&config.cache.dir)?));
+        store.limit_growth(room(&config.cache.dir)?);
     }
     store.keep_free(bytes_of(config.cache.min_free, &config.cache.dir)?);
     let max_bytes = store.stats().max_bytes;
