@@ -63,11 +63,11 @@ fn run(options: &Options) -> Result<bool> {
     let (starts_of_small, starts_of_large) = (starts_of_small?, starts_of_large?);
     println!("{}", report::starts(small.contents, &starts_of_small));
     println!("{}", report::starts(large.contents, &starts_of_large));
+    eprintln!("a catalog made anew");
+    println!("{}", report::rebuild(&operations::measure_rebuild(&large)?));
     eprintln!("operations");
     let operations = operations::measure(&small, &large)?;
     println!("{}", report::operations([&small, &large], &operations));
-    eprintln!("a catalog made anew");
-    println!("{}", report::rebuild(&operations::measure_rebuild(&large)?));
     let promises = report::promises(&[starts_of_small, starts_of_large].concat(), &operations);
     println!("{}", report::judgement(&promises));
     Ok(promises.iter().all(|promise| promise.is_kept))

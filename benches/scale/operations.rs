@@ -21,6 +21,8 @@ use crate::unsynced::UnsyncedFs;
 
 /// How often each operation is measured in each folder, and how many of it are measured as one.
 const ROUNDS: usize = 25;
+/// Fewer evictions than this spend what uses a thousand contents have.
+const ROUNDS_OF_USED: usize = 15;
 const LOOKUPS: u32 = 200;
 const INSERTIONS: u32 = 40;
 const NOTES: u32 = 1000;
@@ -70,28 +72,29 @@ pub(crate) fn measure(small: &Folder, large: &Folder) -> Result<Vec<Operation>> 
     let mut operations = Vec::new();
     {
         let stores = open_both(&benches, |_| ROOMY)?;
-        operations.push(side_by_side("look-up", &mut benches, &stores, Bench::look_up)?);
-        operations.push(side_by_side("note of a use", &mut benches, &stores, Bench::note)?);
-        operations.push(side_by_side("insertion", &mut benches, &stores, Bench::insert)?);
+        operations.push(side_by_side("look-up", &mut benches, &stores, ROUNDS, Bench::look_up)?);
+        operations.push(side_by_side("note of a use", &mut benches, &stores, ROUNDS, Bench::note)?);
+        operations.push(side_by_side("insertion", &mut benches, &stores, ROUNDS, Bench::insert)?);
     }
     let full = |folder: &Folder| content_bytes(folder).unwrap_or(0);
     {
         let stores = open_both(&benches, full)?;
-        operations.push(side_by_side("insertion when full", &mut benches, &stores, Bench::evict)?);
-        operations.push(side_by_side("storing a use", &mut benches, &stores, Bench::store_notes)?);
+        operations.push(side_by_side("insertion with eviction", &mut benches, &stores, ROUNDS, Bench::evict)?);
+        operations.push(side_by_side("storing a use", &mut benches, &stores, ROUNDS, Bench::store_notes)?);
     }
     for bench in &benches {
         set_all_used(bench.folder)?;
     }
     let stores = open_both(&benches, full)?;
-    operations.push(side_by_side("… when all has been used", &mut benches, &stores, Bench::evict)?);
+    let name = "insertion with eviction, all used";
+    operations.push(side_by_side(name, &mut benches, &stores, ROUNDS_OF_USED, Bench::evict_one)?);
     Ok(operations)
 }
 
 /// Removes the catalog of a folder that no store has open, and measures what is done while it is made anew.
 pub(crate) fn measure_rebuild(folder: &Folder) -> Result<Rebuild> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let mut bench = Bench::new(folder, &runtime);
+    let mut bench = Bench { next: 2 * NEW, ..Bench::new(folder, &runtime) };
     fs::remove_file(folder.catalog())?;
     let begun = Instant::now();
     let store = bench.open_at_once(ROOMY)?;
@@ -111,11 +114,12 @@ fn side_by_side<'a>(
     name: &'static str,
     benches: &mut [Bench<'a>; 2],
     stores: &[Store; 2],
+    rounds: usize,
     measure: Measure<'a>,
 ) -> Result<Operation> {
     eprintln!("  {name}");
     let mut times = [Times::default(), Times::default()];
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds {
         for ((bench, store), times) in benches.iter_mut().zip(stores).zip(&mut times) {
             times.add(measure(bench, store).with_context(|| format!("{name}: with {} contents", bench.folder.contents))?);
         }
@@ -190,8 +194,16 @@ impl<'a> Bench<'a> {
     }
 
     fn evict(&mut self, store: &Store) -> Result<Duration> {
+        self.time_evictions(store, INSERTIONS)
+    }
+
+    fn evict_one(&mut self, store: &Store) -> Result<Duration> {
+        self.time_evictions(store, 1)
+    }
+
+    fn time_evictions(&mut self, store: &Store, count: u32) -> Result<Duration> {
         let before = store.stats().evictions;
-        let time = self.time_insertions(store, INSERTIONS)?;
+        let time = self.time_insertions(store, count)?;
         ensure!(store.stats().evictions > before, "nothing had to go");
         Ok(time)
     }

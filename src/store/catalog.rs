@@ -6,6 +6,8 @@ pub(super) mod contents;
 pub(super) mod database;
 mod listings;
 pub(super) mod names;
+#[cfg(test)]
+mod plans;
 pub(super) mod queues;
 mod readers;
 pub(super) mod schema;

@@ -8,5 +8,6 @@ mod eviction;
 mod faults;
 mod parts;
 mod policy;
+mod scale;
 mod scrub;
 mod support;
