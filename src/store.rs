@@ -169,6 +169,7 @@ impl Store {
             budget,
             min_free: AtomicU64::new(0),
             holds: Holds::default(),
+            room: Mutex::default(),
             claims: Exclusive::new(),
             evicting: Mutex::default(),
             evictions: AtomicU64::new(0),
@@ -333,6 +334,12 @@ impl Store {
     /// Lowers the limit on bytes to `max_bytes`, if it is higher. What is at rest beyond that goes when room is made.
     pub fn limit(&self, max_bytes: u64) {
         self.blobs.budget.limit(max_bytes);
+    }
+
+    /// Lowers the limit on bytes, if it is higher, to what is at rest and `room` bytes more, as soon as it is known what is at rest:
+    /// a catalog that was lost, or is half made, would have it that this is little, and what is cached would go.
+    pub fn limit_growth(&self, room: u64) {
+        self.blobs.limit_growth(room);
     }
 
     /// Has so many bytes of the file system left to others from now on: content goes, or is not stored, rather than that.

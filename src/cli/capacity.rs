@@ -11,7 +11,7 @@ use crate::store::Store;
 pub(super) fn limit(store: &Store, cache: &CacheConfig) -> anyhow::Result<()> {
     store.limit(bytes_of(cache.max_size, &cache.dir)?);
     if let MaxSize::Share(_) = cache.max_size {
-        store.limit(store.stats().bytes.saturating_add(room(&cache.dir)?));
+        store.limit_growth(room(&cache.dir)?);
     }
     Ok(())
 }

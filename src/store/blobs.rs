@@ -4,7 +4,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Content;
 use super::budget::{Budget, Change, Reservation};
@@ -32,6 +32,8 @@ pub(super) struct Blobs {
     /// Bytes of the file system that are left to others.
     pub(super) min_free: AtomicU64,
     pub(super) holds: Holds,
+    /// See [`Store::limit_growth`](super::Store::limit_growth), until it can be done.
+    pub(super) room: Mutex<Option<u64>>,
     /// A digest is held while its file and its row are changed.
     pub(super) claims: Exclusive<Digest>,
     /// Held by the one that evicts. A hit never waits for it.
@@ -66,6 +68,7 @@ impl Blobs {
             Some(row) if row.size == size && is_plausible(digest, size) => {
                 self.catalog.database.note_access(digest, Some(row.accessed_at), self.clock.unix_millis());
             }
+            None if is_plausible(digest, size) && self.walks.is_any() => self.enter_later(digest),
             None if is_plausible(digest, size) => self.reconcile(digest),
             _ => {
                 self.reconcile(digest);
@@ -73,6 +76,24 @@ impl Blobs {
             }
         }
         Some(Content::new(file, size, hold))
+    }
+
+    pub(super) fn limit_growth(&self, room: u64) {
+        *self.room() = Some(room);
+        if !self.walks.is_any() {
+            self.settle_limit();
+        }
+    }
+
+    /// It is known what is at rest.
+    pub(super) fn settle_limit(&self) {
+        if let Some(room) = self.room().take() {
+            self.budget.limit(self.budget.amounts().at_rest.saturating_add(room));
+        }
+    }
+
+    fn room(&self) -> MutexGuard<'_, Option<u64>> {
+        self.room.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn open(&self, path: &Path) -> io::Result<(Arc<dyn StoredFile>, u64)> {
@@ -131,6 +152,27 @@ impl Blobs {
         let (digest, budget) = (*digest, self.budget.clone());
         let put = move |connection: &_| contents::put(connection, &digest, size, arrival);
         self.catalog.database.write_then(put, move |change| budget.apply(change, reservation))
+    }
+
+    /// Enters content that was found, without waiting for it: while the catalog is made anew the writer has much to do, and a hit is
+    /// not to wait for that. Whoever holds the digest enters it anyway.
+    fn enter_later(&self, digest: &Digest) {
+        let Some(claim) = self.claims.try_claim(digest) else { return };
+        // What is wrong with it is seen by the walk, too.
+        let Ok(file) = self.fs.metadata(&self.layout.blob(digest)) else { return };
+        if !file.is_file || !is_plausible(digest, file.size) {
+            return;
+        }
+        let (digest, budget, health) = (*digest, self.budget.clone(), Arc::clone(&self.health));
+        let arrival = Arrival::Found { used_at: file.used_at };
+        let put = move |connection: &_| contents::put(connection, &digest, file.size, arrival);
+        self.catalog.database.submit(put, move |outcome| {
+            match outcome {
+                Ok(change) => budget.apply(change, None),
+                Err(error) => health.catalog_error("adopt blob", &error),
+            }
+            drop(claim);
+        });
     }
 
     /// Takes content out of the catalog and the budget.

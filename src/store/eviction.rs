@@ -51,10 +51,12 @@ struct Victim {
     _claim: DigestClaim,
 }
 
-/// What an eviction has found that cannot go: it is open, or its file could not be removed.
+/// What an eviction has found so far that does not go: it is open, or its file could not be removed, or it was used.
 #[derive(Default)]
 struct Stuck {
     seen: HashSet<Digest>,
+    /// How many have stayed because they were used, since something went.
+    spared: u32,
     /// By queue, how many of those came one after the other.
     in_a_row: [usize; Queue::ALL.len()],
     /// How many files could not be removed.
@@ -213,13 +215,17 @@ impl Blobs {
 
     fn decide(&self, queue: Queue, candidate: &Candidate, stuck: &mut Stuck) -> Decision {
         let digest = candidate.place.digest;
-        match queue.verdict(candidate.uses) {
+        match queue.verdict(candidate.uses, stuck.spared) {
             Verdict::Stay { spent } => {
+                stuck.spared += 1;
                 stuck.note_other(queue);
                 Decision::Stay { digest, queue: Queue { stage: Stage::Main, ..queue }, spent }
             }
             Verdict::Go { remember } => match self.victim(queue, candidate, remember) {
-                Some(victim) => Decision::Go(victim),
+                Some(victim) => {
+                    stuck.spared = 0;
+                    Decision::Go(victim)
+                }
                 None => {
                     stuck.note_stuck(queue, &digest);
                     Decision::Stay { digest, queue, spent: 0 }

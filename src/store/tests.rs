@@ -10,5 +10,6 @@ mod parts;
 mod pins;
 mod policy;
 mod removal;
+mod scale;
 mod scrub;
 mod support;

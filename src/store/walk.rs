@@ -16,8 +16,9 @@ use super::health::Operation;
 use super::layout::{Layout, RefsFolder};
 use crate::oci::{Algorithm, Digest, RepositoryName, UpstreamName};
 
-/// How many unknown contents enter the catalog in one transaction.
-const BATCH: usize = 512;
+/// How many unknown contents enter the catalog in one transaction: some milliseconds, which is what anybody else who writes has to
+/// wait for at most.
+const BATCH: usize = 128;
 
 /// Asks for walks. The walker ends when this is gone, or the store is.
 pub(super) struct Requester {
@@ -85,6 +86,10 @@ pub(super) fn start(requests: Receiver<()>, pending: Pending, blobs: Weak<Blobs>
                 return;
             }
             pending.walks.fetch_sub(served, Ordering::SeqCst);
+            // Who asked for it before that line did not see the walk end; who asks after it does.
+            if let Some(store) = blobs.upgrade() {
+                store.settle_limit();
+            }
         }
     };
     thread::Builder::new().name("larder-walk".into()).spawn(run).map(drop)
@@ -109,6 +114,7 @@ fn walk(blobs: &Weak<Blobs>) -> Result<(), Closed> {
         walk_blobs(&*open()?, first);
     }
     let store = open()?;
+    store.settle_limit();
     // There may be more than the budget allows, since it was made smaller, or a loss of power has brought back what had been evicted.
     // Who asks for room for one byte has it made; where nothing may go there is nothing to be done.
     let _ = store.reserve(&mut store.budget.reservation(), 1);

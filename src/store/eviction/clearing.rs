@@ -97,8 +97,9 @@ impl Blobs {
                 continue;
             };
             take(&mut occupancy, queue, size);
-            let (next, uses) = match queue.verdict(uses) {
+            let (next, uses) = match queue.verdict(uses, stuck.spared) {
                 Verdict::Stay { spent } => {
+                    stuck.spared += 1;
                     stuck.note_other(queue);
                     (Queue { stage: Stage::Main, ..queue }, uses.saturating_sub(spent))
                 }
@@ -107,6 +108,7 @@ impl Blobs {
                     (queue, uses)
                 }
                 Verdict::Go { .. } => {
+                    stuck.spared = 0;
                     stuck.note_other(queue);
                     going += size;
                     gone.push((digest, size));
