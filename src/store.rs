@@ -212,6 +212,12 @@ impl Store {
         let _ = off_thread(move || blobs.remove(&digest)).await;
     }
 
+    /// Notes that content at rest could not be read, and removes it: it is fetched again. Who has it open reads on as far as that goes.
+    pub async fn read_failed(&self, digest: &Digest, error: &io::Error) {
+        self.blobs.health.disk_error(Operation::ReadBlob, &self.blobs.layout.blob(digest), error);
+        self.remove(digest).await;
+    }
+
     /// Says to other processes that want the folder where this one answers, for tools that can ask it instead.
     ///
     /// # Errors
