@@ -9,4 +9,5 @@ mod faults;
 mod parts;
 mod policy;
 mod scrub;
+mod steps;
 mod support;

@@ -40,8 +40,11 @@ impl Mount {
 /// The kind of the file system that the folder at `path` is on, if the store has to take somebody else's word for what it promises.
 pub(super) fn doubtful_file_system(path: &Path) -> Option<&'static str> {
     // Where nobody tells there is nothing to be said.
-    let found = rustix::fs::statfs(path).ok()?.f_type;
-    DOUBTFUL.iter().find(|(magic, _)| i64::from(*magic) == i64::from(found as u32)).map(|(_, name)| *name)
+    doubtful(rustix::fs::statfs(path).ok()?.f_type as u32)
+}
+
+fn doubtful(found: u32) -> Option<&'static str> {
+    DOUBTFUL.iter().find(|(magic, _)| *magic == found).map(|(_, name)| *name)
 }
 
 #[cfg(test)]
@@ -58,7 +61,10 @@ mod tests {
     }
 
     #[test]
-    fn a_local_disk_is_not_doubtful() {
+    fn a_local_disk_is_not_doubtful_and_a_servers_is() {
+        assert_eq!(doubtful(0x6969), Some("nfs"));
+        assert_eq!(doubtful(0xff53_4d42), Some("cifs"));
+        assert_eq!(doubtful(0xef53), None, "ext4");
         assert_eq!(doubtful_file_system(Path::new("/proc")), None);
         assert_eq!(doubtful_file_system(tempfile::tempdir().unwrap().path()), None);
     }
