@@ -92,7 +92,7 @@ fn connections_within(descriptors: Option<u64>, wanted: usize) -> usize {
     let most = descriptors.map_or(u64::MAX, |limit| limit.saturating_sub(OWN_DESCRIPTORS) / DESCRIPTORS_PER_CONNECTION).max(1);
     let most = usize::try_from(most).unwrap_or(usize::MAX);
     if most < wanted {
-        tracing::warn!(
+        tracing::info!(
             wanted,
             most,
             "fewer connections than limits.max_connections are accepted at a time: the limit on open files (ulimit -n) allows no more"

@@ -3,4 +3,5 @@
 
 mod calls;
 mod folder;
+mod power;
 mod room;

@@ -1,5 +1,5 @@
 //! Disks that fail for real: file systems that are mounted for a test, and system calls of the mirror that are made to fail.
-//! Needs root, loop devices and `strace`; where one of them is missing, the test fails.
+//! Needs root, loop devices, e2fsprogs, xfsprogs and `strace`; where one of them is missing, the test fails.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -81,6 +81,11 @@ impl Disk {
         fs::write(format!("/sys/fs/ext4/{device}/trigger_fs_error"), "as a test wants").unwrap();
     }
 
+    /// Stops it as a loss of power would: what was not synced is lost, and nothing more is written or read until it is mounted again.
+    pub(crate) fn lose_power(&self) {
+        run(Command::new("xfs_io").args(["-x", "-c", "shutdown"]).arg(self.mount_point()));
+    }
+
     /// Waits until nobody uses it any more after it was unmounted, and mends it.
     pub(crate) async fn mend(&self) {
         let asked = std::time::Instant::now();
@@ -160,7 +165,7 @@ fn is_traced(pid: u32) -> bool {
 
 fn run(command: &mut Command) {
     let status = command.status().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    assert!(status.success(), "{command:?}: {status}; tests of disks need root, loop devices, mkfs.ext4 and strace");
+    assert!(status.success(), "{command:?}: {status}; tests of disks need root, loop devices, mkfs.ext4, xfs_io and strace");
 }
 
 fn output(command: &mut Command) -> String {
