@@ -173,7 +173,7 @@ impl Fills {
                 self.shared.observer.joined();
                 return Joined::InFlight(Arc::clone(fill));
             }
-            if let Some(error) = self.shared.broken.get(&source.key(digest)) {
+            if let Some(error) = self.shared.broken.get(&source.key(digest)).filter(|error| !self.is_over(error)) {
                 return Joined::Broken(error);
             }
             let fill = Arc::new(Fill::new(digest, source.clone()));
@@ -182,6 +182,11 @@ impl Fills {
         };
         tokio::spawn(driver::drive(self.clone(), Arc::clone(&fill), expected_size));
         Joined::Began(fill)
+    }
+
+    /// Whether what broke the last fill is known not to break the next one: the disk has been well since.
+    fn is_over(&self, error: &FillError) -> bool {
+        matches!(error, FillError::Disk(_)) && self.store().trouble().is_none()
     }
 
     fn store(&self) -> &Store {

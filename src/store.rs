@@ -30,12 +30,13 @@ mod refs;
 mod removal;
 mod scrub;
 mod walk;
+mod watch;
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use futures::Stream;
@@ -43,6 +44,7 @@ use futures::Stream;
 use self::blobs::Blobs;
 use self::catalog::database::Database;
 use self::exclusive::Exclusive;
+use self::filesystem::Guarded;
 use self::folder::Folder;
 use self::health::{Health, Operation};
 use self::holds::{Hold, Holds};
@@ -134,7 +136,8 @@ impl Store {
     /// # Errors
     /// [`OpenError`], among others if another process has the folder, or it belongs to something else.
     pub fn open(config: StoreConfig, fs: Arc<dyn FileSystem>, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
-        let folder = Folder::claim(&config.dir)?;
+        let folder = Arc::new(Folder::claim(&config.dir)?);
+        let fs: Arc<dyn FileSystem> = Arc::new(Guarded { fs, folder: Arc::clone(&folder) });
         let layout = Arc::new(Layout::new(folder.path().to_owned()));
         let dir = &config.dir;
         let failed = |what| move |source| OpenError::Io { dir: dir.clone(), what, source };
@@ -145,7 +148,8 @@ impl Store {
         let (requester, requests, walks) = walk::Requester::new();
         requester.send();
         let on_renewed = Box::new(move || requester.send_for_new_catalog());
-        let (database, budget) = Database::open(layout.catalog(), config.max_bytes, Arc::clone(&clock), on_renewed)?;
+        let (database, budget) =
+            Database::open(layout.catalog(), Arc::clone(&folder), config.max_bytes, Arc::clone(&clock), on_renewed)?;
         let health = Arc::new(Health::default());
         let numbers = Arc::new(AtomicU64::new(0));
         let parts = Parts::take_over(
@@ -160,6 +164,7 @@ impl Store {
         let refs = Refs { layout: Arc::clone(&layout), fs: Arc::clone(&fs), health: Arc::clone(&health), numbers };
         let inner = catalog::Inner { database, refs, health: Arc::clone(&health), claims: Exclusive::new(), folder };
         let catalog = Arc::new(inner);
+        let (watch, closed) = mpsc::channel();
         let blobs = Arc::new(Blobs {
             layout,
             fs,
@@ -177,8 +182,11 @@ impl Store {
             walks: walks.clone(),
             scrubbed: scrub::Counts::default(),
             parts,
+            condemned: Mutex::default(),
+            _watch: watch,
         });
         walk::start(requests, walks, Arc::downgrade(&blobs)).map_err(failed("start the thread that walks through it"))?;
+        watch::start(closed, Arc::downgrade(&blobs)).map_err(failed("start the thread that watches over it"))?;
         Ok(Self { blobs, catalog: Catalog(catalog) })
     }
 
@@ -213,6 +221,12 @@ impl Store {
         let (blobs, digest) = (Arc::clone(&self.blobs), *digest);
         // Fails at shutdown only.
         let _ = off_thread(move || blobs.remove(&digest)).await;
+    }
+
+    /// Notes that content at rest could not be read, and removes it: it is fetched again. Who has it open reads on as far as that goes.
+    pub async fn read_failed(&self, digest: &Digest, error: &io::Error) {
+        self.blobs.health.disk_error(Operation::ReadBlob, &self.blobs.layout.blob(digest), error);
+        self.remove(digest).await;
     }
 
     /// Says to other processes that want the folder where this one answers, for tools that can ask it instead.

@@ -10,6 +10,13 @@ as_root() {
   if ((EUID == 0)); then "$@"; else sudo --preserve-env=PATH,CI,LARDER_BIN,LARDER_HUB_BIN,LARDER_TRIXIE "$@"; fi
 }
 
+# with_root_tests CARGO...: cargo as who we are, and the tests that it builds as root.
+with_root_tests() {
+  local triple
+  triple=$(rustc --version --verbose | sed --quiet 's/^host: //p')
+  if ((EUID == 0)); then "$@"; else env "CARGO_TARGET_$(tr a-z- A-Z_ <<<"$triple")_RUNNER=sudo --preserve-env" "$@"; fi
+}
+
 # need_packages PACKAGE...: Debian packages. Their services are neither started now nor at the next boot: the tests
 # start what they need themselves, and docker-registry would take a port.
 need_packages() {

@@ -35,6 +35,12 @@ use crate::util::SystemClock;
 /// How long answers under way may go on after a request to stop.
 const DRAIN: Duration = Duration::from_secs(300);
 
+/// How many descriptors are kept for what there is without clients: the catalog, the listeners, connections that upstreams keep open.
+const OWN_DESCRIPTORS: u64 = 64;
+
+/// How many descriptors a client's connection may need: its own, the content's, and the one to the upstream.
+const DESCRIPTORS_PER_CONNECTION: u64 = 3;
+
 /// How many connections one blob may be fetched over when clients wait for several places in it.
 const LANES_FOR_READERS: usize = 4;
 
@@ -71,18 +77,38 @@ pub(super) fn run(file: Option<&Path>) -> ExitCode {
 }
 
 /// Raises the soft limit on descriptors to the hard one: a shell's usual 1,024 would be less than `limits.max_connections`.
-fn raise_descriptor_limit() {
+/// Gives the limit, if there is one.
+fn raise_descriptor_limit() -> Option<u64> {
     let limit = getrlimit(Resource::Nofile);
     if limit.current == limit.maximum {
-        return;
+        return limit.current;
     }
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
-        tracing::warn!(%error, limit = ?limit.current, "the limit on open files could not be raised; that many connections and files are all there can be");
+    match setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        Ok(()) => limit.maximum,
+        Err(error) => {
+            tracing::warn!(%error, limit = ?limit.current, "the limit on open files could not be raised");
+            limit.current
+        }
     }
 }
 
+/// How many connections of clients are accepted at a time, of `wanted`: those beyond wait to be accepted, rather than that the ones
+/// before them find no descriptor left for the content that they ask for.
+fn connections_within(descriptors: Option<u64>, wanted: usize) -> usize {
+    let most = descriptors.map_or(u64::MAX, |limit| limit.saturating_sub(OWN_DESCRIPTORS) / DESCRIPTORS_PER_CONNECTION).max(1);
+    let most = usize::try_from(most).unwrap_or(usize::MAX);
+    if most < wanted {
+        tracing::info!(
+            wanted,
+            most,
+            "fewer connections than limits.max_connections are accepted at a time: the limit on open files (ulimit -n) allows no more"
+        );
+    }
+    wanted.min(most)
+}
+
 async fn serve(config: &Config) -> anyhow::Result<()> {
-    raise_descriptor_limit();
+    let descriptors = raise_descriptor_limit();
     let names = config.upstreams.iter().map(|upstream| upstream.name.as_str());
     let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"), names, &outcomes(), &prefetch_outcomes()));
     let upstreams = upstreams(config, &metrics)?;
@@ -122,7 +148,7 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     let tls = config.tls.as_ref().map(|tls| load_tls(&tls.cert, &tls.key)).transpose().context("cannot serve TLS")?;
     let api = RegistryApi::new(mirror.clone(), Arc::clone(&metrics), config.timeouts.answer);
     let settings = Settings {
-        max_connections: config.limits.max_connections.get(),
+        max_connections: connections_within(descriptors, config.limits.max_connections.get()),
         max_connections_per_client: config.limits.max_connections_per_client.get(),
         drain: DRAIN,
     };
@@ -269,6 +295,24 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_connections_are_accepted_than_can_be_served() {
+        for (descriptors, wanted, accepted) in [
+            (None, 8192, 8192),
+            (Some(1 << 20), 8192, 8192),
+            (Some(1024), 8192, 320),
+            (Some(1024), 100, 100),
+            (Some(20), 8192, 1),
+        ] {
+            assert_eq!(connections_within(descriptors, wanted), accepted, "{descriptors:?}");
         }
     }
 }

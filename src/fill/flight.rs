@@ -100,6 +100,11 @@ impl Fill {
         .await
     }
 
+    /// The size in bytes, as far as anybody has told it by now.
+    pub(super) fn told_size(&self) -> Option<u64> {
+        self.lock().plan.size()
+    }
+
     /// Waits until all of it has arrived and hashes to the digest. It is at rest a moment later.
     ///
     /// # Errors

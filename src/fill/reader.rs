@@ -1,5 +1,5 @@
 //! Readers of content, at rest or in flight. A reader holds a descriptor and at most one buffer; it waits for nobody but the fill,
-//! and nobody waits for it.
+//! and nobody waits for it. Where the disk fails in the middle of a body, the rest comes from the upstream, and the body goes on.
 
 use std::io;
 use std::ops::Range;
@@ -13,8 +13,9 @@ use super::buffers::Buffer;
 use super::error::FillError;
 use super::flight::{Fill, Progress};
 use super::through::Through;
+use super::{Fills, Joined, Source};
 use crate::oci::Digest;
-use crate::store::{Content, Store, StoredFile};
+use crate::store::{Content, StoredFile};
 use crate::util::blocking;
 
 /// Bytes of content on their way to a client. It ends with an error if they cannot all be had; what came before must then not be
@@ -32,12 +33,40 @@ pub enum Readable {
     Through(Arc<Through>),
 }
 
-/// Content at rest, and the shelf that it is taken from if it turns out to be damaged.
+/// Content at rest, and where it is fetched from again if it turns out that it cannot be read.
 #[derive(Clone)]
 pub struct Shelved {
     pub content: Content,
     pub digest: Digest,
-    pub store: Store,
+    pub fills: Fills,
+    pub source: Source,
+}
+
+/// Reads a range of one content.
+struct Reader {
+    from: Supply,
+    span: Span,
+}
+
+/// What a reader reads.
+#[derive(Clone, Copy)]
+struct Span {
+    begin: u64,
+    /// Up to here it has read.
+    position: u64,
+    /// `u64::MAX` for where the content ends.
+    end: u64,
+}
+
+/// What a reader takes its bytes from.
+enum Supply {
+    Shelf(Shelved),
+    Fill {
+        fill: Arc<Fill>,
+        file: Option<Arc<dyn StoredFile>>,
+    },
+    /// The bytes from the reader's position on.
+    Through(ByteStream),
 }
 
 impl Readable {
@@ -48,7 +77,10 @@ impl Readable {
     pub async fn known_size(&self) -> Result<Option<u64>, FillError> {
         match self {
             Self::AtRest(shelved) => Ok(Some(shelved.content.size)),
-            Self::InFlight(fill) => fill.opened().await,
+            Self::InFlight(fill) => match fill.opened().await {
+                Err(error) if error.is_local() && fill.has_begun() => Ok(fill.told_size()),
+                opened => opened,
+            },
             Self::Through(through) => Ok(through.size()),
         }
     }
@@ -60,7 +92,10 @@ impl Readable {
     pub async fn size(&self) -> Result<Option<u64>, FillError> {
         match self {
             Self::AtRest(shelved) => Ok(Some(shelved.content.size)),
-            Self::InFlight(fill) => fill.size().await.map(Some),
+            Self::InFlight(fill) => match fill.size().await {
+                Err(error) if error.is_local() && fill.has_begun() => Ok(fill.told_size()),
+                size => size.map(Some),
+            },
             Self::Through(through) => Ok(through.size()),
         }
     }
@@ -68,8 +103,8 @@ impl Readable {
     /// All bytes.
     pub fn read_all(&self) -> ByteStream {
         match self {
-            Self::AtRest(shelved) => at_rest(shelved.clone(), 0..shelved.content.size),
-            Self::InFlight(fill) => in_flight(Arc::clone(fill), 0..u64::MAX),
+            Self::AtRest(shelved) => Reader::new(Supply::Shelf(shelved.clone()), 0..shelved.content.size).stream(),
+            Self::InFlight(fill) => Reader::new(Supply::fill(Arc::clone(fill)), 0..u64::MAX).stream(),
             Self::Through(through) => Arc::clone(through).read_all(),
         }
     }
@@ -77,76 +112,146 @@ impl Readable {
     /// The bytes of `range`, which lies within the size.
     pub fn read(&self, range: Range<u64>) -> ByteStream {
         match self {
-            Self::AtRest(shelved) => at_rest(shelved.clone(), range),
-            Self::InFlight(fill) => in_flight(Arc::clone(fill), range),
+            Self::AtRest(shelved) => Reader::new(Supply::Shelf(shelved.clone()), range).stream(),
+            Self::InFlight(fill) => Reader::new(Supply::fill(Arc::clone(fill)), range).stream(),
             Self::Through(through) => Arc::clone(through).read(range),
         }
     }
 }
 
-fn at_rest(shelved: Shelved, range: Range<u64>) -> ByteStream {
-    stream::try_unfold(range, move |range| {
-        let shelved = shelved.clone();
-        async move {
-            if range.is_empty() {
-                return Ok(None);
-            }
-            let bytes = match read_chunk(Arc::clone(&shelved.content.file), range.clone()).await {
-                Ok(bytes) => bytes,
-                Err(error) => {
-                    // This body is lost; the next one is not to break at the same byte.
-                    tracing::error!(blob.digest = %shelved.digest, %error, "content at rest cannot be read; it is dropped and fetched again");
-                    shelved.store.remove(&shelved.digest).await;
-                    return Err(error);
-                }
+impl Reader {
+    fn new(from: Supply, range: Range<u64>) -> Self {
+        Self { from, span: Span { begin: range.start, position: range.start, end: range.end } }
+    }
+
+    fn stream(self) -> ByteStream {
+        let next = |mut reader: Self| async move { Ok(reader.next().await?.map(|bytes| (bytes, reader))) };
+        stream::try_unfold(self, next).boxed()
+    }
+
+    /// Some bytes from the position on, of which there is one at least; `None` at the end.
+    async fn next(&mut self) -> Result<Option<Bytes>, FillError> {
+        while self.span.position < self.span.end {
+            let span = self.span;
+            let found = match &mut self.from {
+                Supply::Shelf(shelved) => match read_chunk(Arc::clone(&shelved.content.file), span.rest()).await? {
+                    Ok(bytes) => Some(bytes),
+                    Err(error) => {
+                        let shelved = shelved.clone();
+                        self.from = Supply::again(&shelved, span, &error).await?;
+                        continue;
+                    }
+                },
+                Supply::Fill { fill, file } => match arrived(fill, file, span).await {
+                    Err(error) if error.is_local() => {
+                        let (source, digest, size) = (fill.source().clone(), *fill.digest(), fill.told_size());
+                        self.from = Supply::through(source, digest, size, span, &error).await?;
+                        continue;
+                    }
+                    arrived => arrived?,
+                },
+                Supply::Through(rest) => rest.next().await.transpose()?,
             };
-            let next = range.start + bytes.len() as u64..range.end;
-            Ok(Some((bytes, next)))
+            let Some(bytes) = found else { break };
+            self.span.position += bytes.len() as u64;
+            if !bytes.is_empty() {
+                return Ok(Some(bytes));
+            }
         }
-    })
-    .boxed()
+        Ok(None)
+    }
 }
 
-fn in_flight(fill: Arc<Fill>, range: Range<u64>) -> ByteStream {
-    let begin = range.start;
-    stream::try_unfold((fill, None, range), move |(fill, file, range)| async move {
-        if range.is_empty() {
-            return Ok(None);
+impl Span {
+    fn rest(self) -> Range<u64> {
+        self.position..self.end
+    }
+
+    /// Whether it is all of a content of `size` bytes.
+    fn is_whole(self, size: Option<u64>) -> bool {
+        self.begin == 0 && (self.end == u64::MAX || size == Some(self.end))
+    }
+}
+
+impl Supply {
+    fn fill(fill: Arc<Fill>) -> Self {
+        Self::Fill { fill, file: None }
+    }
+
+    /// Has content fetched again of which the disk does not give what it should, for this reader and all that follow. The fill
+    /// withholds the tail from this one until all of it is verified, as from one that has read it from the beginning.
+    async fn again(shelved: &Shelved, span: Span, error: &io::Error) -> Result<Self, FillError> {
+        let Shelved { content, digest, fills, source } = shelved;
+        tracing::error!(blob.digest = %digest, %error, "content at rest cannot be read; it is dropped and fetched again");
+        fills.store().read_failed(digest, error).await;
+        match fills.fill(*digest, source, Some(content.size)) {
+            Joined::Began(fill) | Joined::InFlight(fill) => Ok(Self::fill(fill)),
+            Joined::Broken(error) if error.is_local() => {
+                Self::through(source.clone(), *digest, Some(content.size), span, &error).await
+            }
+            Joined::Broken(error) => Err(error),
         }
-        let end = match fill.readable(range.start, begin).await? {
-            Progress::Readable(end) => end.min(range.end),
-            Progress::End => return Ok(None),
-        };
-        let file = match file.or_else(|| fill.file()) {
-            Some(file) => file,
-            None => return Err(FillError::Abandoned),
-        };
-        let bytes = read_chunk(Arc::clone(&file), range.start..end).await?;
-        let next = range.start + bytes.len() as u64..range.end;
-        Ok(Some((bytes, (fill, Some(file), next))))
-    })
-    .boxed()
+    }
+
+    /// The rest straight from the upstream. Who reads all of it gets the end of that only if all that the upstream has hashes to the
+    /// digest.
+    async fn through(
+        source: Source,
+        digest: Digest,
+        size: Option<u64>,
+        span: Span,
+        cause: &FillError,
+    ) -> Result<Self, FillError> {
+        tracing::warn!(blob.digest = %digest, %cause, "the cache fails in the middle of a blob; the rest passes through");
+        let through = Arc::new(Through::open(source, digest, size).await?);
+        Ok(Self::Through(match span.is_whole(size) {
+            true => skip(through.read_all(), span.position),
+            false => through.read(span.rest()),
+        }))
+    }
+}
+
+/// Some bytes as soon as they have arrived; `None` if the content ends at the position.
+async fn arrived(fill: &Fill, file: &mut Option<Arc<dyn StoredFile>>, span: Span) -> Result<Option<Bytes>, FillError> {
+    let end = match fill.readable(span.position, span.begin).await? {
+        Progress::Readable(end) => end.min(span.end),
+        Progress::End => return Ok(None),
+    };
+    let file = match file {
+        Some(file) => file,
+        None => file.insert(fill.file().ok_or(FillError::Abandoned)?),
+    };
+    let read = read_chunk(Arc::clone(file), span.position..end).await?;
+    read.map(Some).map_err(|error| FillError::Disk(error.to_string()))
+}
+
+/// What comes after the first `count` bytes.
+fn skip(bytes: ByteStream, count: u64) -> ByteStream {
+    let rest = bytes.scan(count, |left, bytes| {
+        let bytes = bytes.map(|mut bytes| {
+            let skipped = bytes.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+            *left -= skipped as u64;
+            bytes.split_off(skipped)
+        });
+        std::future::ready(Some(bytes))
+    });
+    rest.boxed()
 }
 
 /// Reads the beginning of `range`: from the page cache at once, else on a blocking thread, so that no other connection waits for
-/// the disk.
-async fn read_chunk(file: Arc<dyn StoredFile>, range: Range<u64>) -> Result<Bytes, FillError> {
+/// the disk. That there is nothing is an error of the disk.
+async fn read_chunk(file: Arc<dyn StoredFile>, range: Range<u64>) -> Result<io::Result<Bytes>, FillError> {
     let mut buffer = Buffer::take(range.end - range.start);
     match file.try_read_at(buffer.as_mut_slice(), range.start) {
-        Ok(count) if count > 0 => return Ok(buffer.freeze(count)),
+        Ok(count) if count > 0 => return Ok(Ok(buffer.freeze(count))),
         // A short read before the known end is not trusted from this path: the blocking one tells what is wrong.
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-        Err(error) => return Err(FillError::Disk(error.to_string())),
+        Err(error) => return Ok(Err(error)),
     }
-    let read = blocking(move || {
-        let count = file.read_at(buffer.as_mut_slice(), range.start)?;
-        Ok::<_, io::Error>(buffer.freeze(count))
-    });
-    match read.await {
-        Ok(Ok(bytes)) if bytes.is_empty() => Err(FillError::Disk("the file is shorter than it was".to_owned())),
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(error)) => Err(FillError::Disk(error.to_string())),
-        Err(_) => Err(FillError::Abandoned),
-    }
+    let read = move || match file.read_at(buffer.as_mut_slice(), range.start)? {
+        0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is shorter than it was")),
+        count => Ok(buffer.freeze(count)),
+    };
+    blocking(read).await.map_err(|_| FillError::Abandoned)
 }

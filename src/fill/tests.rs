@@ -1,5 +1,7 @@
 //! Fills against an upstream whose every answer is scripted, over a real store.
 
+mod healing;
+
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -41,7 +43,7 @@ struct Counts {
 }
 
 struct Bed {
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
     store: Store,
     fills: Fills,
     origin: Arc<Scripted>,
@@ -118,7 +120,7 @@ impl Bed {
             repository: "library/x".parse().unwrap(),
             origin: Arc::<Scripted>::clone(&origin),
         };
-        Self { _dir: dir, store, fills, origin, source, counts }
+        Self { dir, store, fills, origin, source, counts }
     }
 
     /// Lets the upstream send this many more chunks.

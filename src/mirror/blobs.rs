@@ -41,7 +41,8 @@ impl Mirror {
         let (at_rest, access) = self.blob_at_rest(place, &key, caller).await?;
         match at_rest {
             Some((content, lookup)) => {
-                let shelved = Shelved { content, digest: *digest, store: self.shared.store.clone() };
+                let fills = self.shared.fills.clone();
+                let shelved = Shelved { content, digest: *digest, fills, source: place.source() };
                 Ok(BlobAnswer { content: Readable::AtRest(shelved), lookup })
             }
             None => self.fetch_blob(place, &key, access, caller).await,

@@ -12,6 +12,7 @@ use futures::StreamExt;
 use futures::future::join_all;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::disk::Disk;
 use super::journal::Journal;
 use super::library::{LIBRARY, short};
 use super::registry::Registry;
@@ -91,6 +92,7 @@ pub(super) struct Site {
     pub(super) places: Arc<Vec<Place>>,
     pub(super) registry: Registry,
     pub(super) journal: Journal,
+    pub(super) disk: Arc<Disk>,
     /// Nothing goes wrong with network, disk or registry: everybody who stays is served, in time.
     pub(super) is_fair: bool,
 }
@@ -334,7 +336,9 @@ impl Visit<'_> {
         };
         let is_complete = ended.is_ok();
         is_right &= !is_complete || count == right.len() as u64;
-        let may_be_wrong = self.site.registry.is_tainted(digest) && !matches!(content, Readable::AtRest(_));
+        // What cannot be read from the disk comes from the registry again.
+        let is_fetched = !matches!(content, Readable::AtRest(_)) || self.site.disk.failures() > 0;
+        let may_be_wrong = self.site.registry.is_tainted(digest) && is_fetched;
         if !is_right && (is_complete && is_whole || !may_be_wrong) {
             let kind = match content {
                 Readable::AtRest(_) => "at rest",

@@ -153,6 +153,7 @@ impl World {
             places: Arc::new(places),
             registry: self.registry.clone(),
             journal: self.journal.clone(),
+            disk: Arc::clone(&self.disk),
             is_fair: self.schedule.is_fair,
         };
         self.let_weather_change(run);

@@ -1,10 +1,12 @@
 //! Content at rest: opening it, and keeping the files and the catalog's rows in agreement. Files are the truth; a row is believed
 //! only as to the size that a file must have. All of it blocks.
 
+use std::collections::HashSet;
+use std::convert::Infallible;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
 use super::Content;
 use super::budget::{Budget, Change, Reservation};
@@ -43,12 +45,19 @@ pub(super) struct Blobs {
     pub(super) walks: walk::Pending,
     pub(super) scrubbed: scrub::Counts,
     pub(super) parts: Parts,
+    /// What is wrong and could not be removed, so that it is not opened again.
+    pub(super) condemned: Mutex<HashSet<Digest>>,
+    /// Ends the watch over the folder when it is dropped.
+    pub(super) _watch: mpsc::Sender<Infallible>,
 }
 
 impl Blobs {
     /// Opens content. What is missing, short or empty is not there; neither is what cannot be read.
     pub(super) fn get(&self, digest: &Digest) -> Option<Content> {
         let hold = self.holds.hold(digest)?;
+        if self.condemned().contains(digest) {
+            return None;
+        }
         let row = self.row(digest);
         let path = self.layout.blob(digest);
         let (file, size) = match self.open(&path) {
@@ -102,11 +111,17 @@ impl Blobs {
         Ok((file, size))
     }
 
-    /// Removes content that was found to be wrong, open or not.
+    /// Removes content that was found to be wrong, open or not. Where the disk does not let that happen, it is not opened any more.
     pub(super) fn remove(&self, digest: &Digest) {
         let _claim = self.claims.claim(digest);
-        self.unlink(digest);
+        if !self.unlink(digest) {
+            self.condemned().insert(*digest);
+        }
         self.align(digest);
+    }
+
+    pub(super) fn condemned(&self) -> MutexGuard<'_, HashSet<Digest>> {
+        self.condemned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes the row say what the file is. Whoever holds the digest does that anyway, so then there is nothing to do.

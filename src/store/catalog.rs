@@ -27,7 +27,7 @@ use self::database::Database;
 pub use self::listings::ListingRecord;
 use self::names::Place;
 use super::exclusive::Exclusive;
-use super::folder::Folder;
+use super::folder::{self, Folder};
 use super::health::Health;
 use super::refs::{Refs, TagRef};
 use super::{blobs, off_thread};
@@ -83,6 +83,9 @@ pub enum CatalogError {
     Unusable,
     #[error("the catalog is closed")]
     Stopped,
+    /// It is opened again when the folder is back.
+    #[error("{}", folder::Gone)]
+    Gone,
 }
 
 pub(super) struct Inner {
@@ -92,7 +95,7 @@ pub(super) struct Inner {
     /// A ref's path is held while the ref and its row are changed.
     pub(super) claims: Exclusive<PathBuf>,
     /// Given up last, after the writer has finished.
-    pub(super) folder: Folder,
+    pub(super) folder: Arc<Folder>,
 }
 
 impl TagRecord {
@@ -113,6 +116,12 @@ impl Kind {
 impl From<rusqlite::Error> for CatalogError {
     fn from(error: rusqlite::Error) -> Self {
         Self::Sqlite(Arc::new(error))
+    }
+}
+
+impl From<folder::Gone> for CatalogError {
+    fn from(folder::Gone: folder::Gone) -> Self {
+        Self::Gone
     }
 }
 

@@ -22,6 +22,9 @@ pub enum OpenError {
     /// The folder has files in it but not our marker: it may be somebody's home.
     #[error("the folder {} is not empty and was not made by Larder; give it a folder of its own", .0.display())]
     NotOurs(PathBuf),
+    /// It is empty, and on another mount than it was: what is mounted there as a rule seems to be missing.
+    #[error("the folder {} is empty and not on the file system that it was on; mount that, or restart Larder to begin anew there", .0.display())]
+    NotMounted(PathBuf),
     #[error("the folder {} has layout {found}, this version knows layout {known} only", .dir.display())]
     OtherLayout { dir: PathBuf, found: String, known: u32 },
     #[error("cannot use the folder {}: {what}: {source}", .dir.display())]

@@ -1,12 +1,14 @@
 //! The file system as the store uses it, behind traits so that tests and simulations can make any step fail.
 //! It knows nothing of digests or repositories, and never retries: what a failure means is the caller's to say.
 
+mod guarded;
 mod os;
 
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+pub(super) use guarded::Guarded;
 pub use os::OsFileSystem;
 
 /// A small set of operations, each of which may block. Paths are absolute; none of them follows a symbolic link in the last

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::catalog::CatalogError;
 use super::error::StoreError;
@@ -40,6 +40,8 @@ pub(super) struct Health {
     catalog: AtomicU64,
     /// Why the last content could not be stored, if it could not.
     trouble: Mutex<Option<String>>,
+    /// Why the folder is out of reach, if it is.
+    absence: Mutex<Option<String>>,
 }
 
 // === impl Operation ===
@@ -100,12 +102,19 @@ impl Health {
     /// Notes that `operation` on `path` failed.
     pub(super) fn disk_error(&self, operation: Operation, path: &Path, error: &io::Error) {
         self.disk[operation as usize].fetch_add(1, Ordering::Relaxed);
+        // That the folder is gone has been said, once.
+        if self.absence().is_some() {
+            return;
+        }
         tracing::warn!(op = operation.as_str(), path = %path.display(), %error, "disk error in the store");
     }
 
     /// Notes that the catalog could not be asked or written.
     pub(super) fn catalog_error(&self, what: &'static str, error: &CatalogError) {
         self.catalog.fetch_add(1, Ordering::Relaxed);
+        if self.absence().is_some() {
+            return;
+        }
         tracing::warn!(op = what, %error, "catalog error in the store");
     }
 
@@ -120,7 +129,30 @@ impl Health {
         *trouble = outcome.as_ref().err().map(StoreError::to_string);
     }
 
+    /// Notes that the folder is out of reach. Tells operators when that is new, or for another reason.
+    pub(super) fn folder_is_gone(&self, reason: String) {
+        let mut absence = self.absence();
+        if absence.as_ref() != Some(&reason) {
+            tracing::error!(reason, "the cache's folder is out of reach: all passes through until it is back");
+        }
+        *absence = Some(reason);
+    }
+
+    /// Notes that the folder can be used again, and that nothing is known against it.
+    pub(super) fn folder_is_back(&self) {
+        *self.absence() = None;
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn absence(&self) -> MutexGuard<'_, Option<String>> {
+        self.absence.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why nothing can be stored, as far as is known.
     pub(super) fn trouble(&self) -> Option<String> {
+        if let Some(reason) = self.absence().clone() {
+            return Some(reason);
+        }
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

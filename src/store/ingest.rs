@@ -70,6 +70,8 @@ impl Ingest {
     }
 
     fn begin_blocking(blobs: Arc<Blobs>, digest: Digest, size: Option<u64>) -> Result<Self, StoreError> {
+        // Nothing is to go for what cannot be stored.
+        blobs.catalog.folder.check().map_err(|gone| StoreError::io(Operation::CreatePart, gone.into()))?;
         let mut reservation = blobs.budget.reservation();
         match size {
             Some(size) => blobs.reserve(&mut reservation, size)?,
@@ -232,6 +234,7 @@ impl Part {
             blobs.align(digest);
             return Err(error);
         }
+        blobs.condemned().remove(digest);
         let arrival = Arrival::Fetched { at: blobs.clock.unix_millis() };
         let reservation = self.reservation().take();
         if let Err(error) = blobs.enter(digest, size, arrival, Some(reservation)) {

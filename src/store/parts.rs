@@ -154,6 +154,31 @@ impl Parts {
         Ok(parts)
     }
 
+    /// The folder was gone and is back, or another is in its place: makes the files and what is known of them agree. Of no use are
+    /// the parts that were written when it went; whoever still writes one does so in vain.
+    pub(super) fn review(&self) {
+        let entries = match self.fs.list(&self.layout.ingest()) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return self.health.disk_error(Operation::ListFolder, &self.layout.ingest(), &error),
+        };
+        let found: Vec<InFlight> = entries.iter().filter_map(|entry| Layout::parse_in_flight(&entry.name)).collect();
+        let mut kept = self.lock();
+        kept.retain(|_, part| found.contains(&InFlight::Part(part.name)));
+        let is_kept = |name: &PartName| kept.get(&name.digest).is_some_and(|part| part.name == *name);
+        for found in &found {
+            match found {
+                InFlight::Part(name) | InFlight::Map(name) => {
+                    self.numbers.fetch_max(name.number + 1, Ordering::Relaxed);
+                    if !is_kept(name) {
+                        self.remove(*name);
+                    }
+                }
+                InFlight::Temporary(number) => self.unlink(self.layout.temporary(*number)),
+            }
+        }
+    }
+
     /// A name for a new part.
     pub(super) fn name(&self, digest: &Digest) -> PartName {
         PartName { digest: *digest, number: self.numbers.fetch_add(1, Ordering::Relaxed) }

@@ -12,4 +12,5 @@ mod policy;
 mod removal;
 mod scale;
 mod scrub;
+mod steps;
 mod support;

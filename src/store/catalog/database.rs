@@ -12,6 +12,7 @@ use super::writer::{Command, Worker, Writer};
 use super::{CatalogError, schema};
 use crate::oci::Digest;
 use crate::store::budget::Budget;
+use crate::store::folder::Folder;
 use crate::util::Clock;
 
 /// The open catalog. Dropping it waits for what was submitted.
@@ -22,12 +23,13 @@ pub(in crate::store) struct Database {
 }
 
 impl Database {
-    /// Opens the catalog at `path`, or a new one in place of one that cannot be used, and starts the writer. The budget begins
-    /// with what the catalog says is at rest, and begins again whenever the catalog is replaced.
+    /// Opens the catalog at `path` in `folder`, or a new one in place of one that cannot be used, and starts the writer. The budget
+    /// begins with what the catalog says is at rest, and begins again whenever the catalog is opened again or replaced.
     ///
-    /// `on_renewed` is called if the catalog is a new one, and whenever it is replaced later.
+    /// `on_renewed` is called if the catalog is a new one, and whenever it is opened again or replaced later.
     pub(in crate::store) fn open(
         path: PathBuf,
+        folder: Arc<Folder>,
         max_bytes: u64,
         clock: Arc<dyn Clock>,
         on_renewed: Box<dyn Fn() + Send>,
@@ -38,10 +40,11 @@ impl Database {
             on_renewed();
         }
         let budget = Budget::new(max_bytes, opened.at_rest, opened.blobs);
-        let readers = Arc::new(Readers::new(path.clone()));
+        let readers = Arc::new(Readers::new(path.clone(), Arc::clone(&folder)));
         let accesses = Arc::new(Accesses::default());
         let worker = Worker {
             path,
+            folder,
             connection: Some(opened.connection),
             readers: Arc::clone(&readers),
             accesses: Arc::clone(&accesses),
@@ -109,6 +112,12 @@ impl Database {
     pub(in crate::store) fn flush_accesses(&self) -> Result<(), CatalogError> {
         self.writer.send(Command::Flush).map_err(|_| CatalogError::Stopped)?;
         self.write(|_| Ok(()))
+    }
+
+    /// Closes the file, which is out of reach: whoever writes next opens it again, if it is back.
+    pub(in crate::store) fn let_go(&self) {
+        // As above.
+        let _ = self.writer.send(Command::LetGo);
     }
 
     /// Blocks while the whole file is looked through, and has it set aside if it is broken.

@@ -2,11 +2,12 @@
 //! writer: WAL gives each of them a snapshot.
 
 use std::path::PathBuf;
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, ffi};
 
 use super::schema;
+use crate::store::folder::Folder;
 
 /// How many connections there are at most. A look-up takes some ten microseconds; each connection has a cache of its own.
 const MAX: usize = 4;
@@ -14,6 +15,8 @@ const MAX: usize = 4;
 /// The pool of connections.
 pub(super) struct Readers {
     path: PathBuf,
+    /// What is no more to be opened when it is gone: an open file keeps a file system from being unmounted for good.
+    folder: Arc<Folder>,
     state: Mutex<State>,
     returned: Condvar,
 }
@@ -34,8 +37,8 @@ struct Loan<'a> {
 }
 
 impl Readers {
-    pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, state: Mutex::default(), returned: Condvar::new() }
+    pub(super) fn new(path: PathBuf, folder: Arc<Folder>) -> Self {
+        Self { path, folder, state: Mutex::default(), returned: Condvar::new() }
     }
 
     /// Runs `work` with a connection; blocks. Gives the generation of the file that was read, too.
@@ -44,13 +47,19 @@ impl Readers {
         let generation = loan.generation;
         let connection = match loan.connection.take() {
             Some(connection) => connection,
-            None => match schema::open_for_reading(&self.path) {
+            None => match self.open() {
                 Ok(connection) => connection,
                 Err(error) => return (Err(error), generation),
             },
         };
         let connection = loan.connection.insert(connection);
         (work(connection), generation)
+    }
+
+    fn open(&self) -> rusqlite::Result<Connection> {
+        let unreachable = ffi::Error::new(ffi::SQLITE_CANTOPEN);
+        self.folder.check().map_err(|gone| rusqlite::Error::SqliteFailure(unreachable, Some(gone.to_string())))?;
+        schema::open_for_reading(&self.path)
     }
 
     pub(super) fn generation(&self) -> u64 {

@@ -13,6 +13,7 @@ use super::accesses::Accesses;
 use super::readers::Readers;
 use super::{CatalogError, contents, schema};
 use crate::store::budget::Budget;
+use crate::store::folder::Folder;
 use crate::util::Clock;
 
 /// How long accesses wait in memory at most, if nothing else asks for them.
@@ -30,13 +31,15 @@ pub(super) struct Writer {
 /// What the thread works with.
 pub(super) struct Worker {
     pub(super) path: PathBuf,
-    /// `None` after a new catalog could not be made: tried again with the next job.
+    /// The file is in it, and is not made in what may be in its place.
+    pub(super) folder: Arc<Folder>,
+    /// `None` after a new catalog could not be made, or the folder was gone: tried again with the next job.
     pub(super) connection: Option<Connection>,
     pub(super) readers: Arc<Readers>,
     pub(super) accesses: Arc<Accesses>,
     pub(super) budget: Budget,
     pub(super) clock: Arc<dyn Clock>,
-    /// Called when the catalog was replaced by an empty one.
+    /// Called when the catalog was replaced by an empty one, or opened again.
     pub(super) on_renewed: Box<dyn Fn() + Send>,
 }
 
@@ -44,6 +47,8 @@ pub(super) enum Command {
     Job(Box<dyn Job>),
     /// Store the accesses now.
     Flush,
+    /// The file is out of reach.
+    LetGo,
     /// A reader found the catalog of this generation broken.
     SetAside {
         generation: u64,
@@ -135,6 +140,10 @@ impl Worker {
                 match command {
                     Command::Job(job) => jobs.push(job),
                     Command::Flush => flush = true,
+                    Command::LetGo => {
+                        self.connection = None;
+                        self.readers.renew();
+                    }
                     Command::SetAside { generation } if generation == self.readers.generation() => self.set_aside(),
                     Command::SetAside { .. } => {}
                 }
@@ -192,6 +201,7 @@ impl Worker {
 
     fn connection(&mut self) -> Result<&mut Connection, CatalogError> {
         if self.connection.is_none() {
+            self.folder.check()?;
             let opened = schema::open(&self.path, self.clock.unix_millis())?;
             self.budget.restart(opened.at_rest, opened.blobs);
             self.connection = Some(opened.connection);
@@ -203,6 +213,9 @@ impl Worker {
 
     fn set_aside(&mut self) {
         self.connection = None;
+        if self.folder.check().is_err() {
+            return;
+        }
         if let Err(error) = schema::set_aside(&self.path, "corrupt", self.clock.unix_millis()) {
             tracing::error!(%error, "the catalog could not be set aside");
         }

@@ -92,6 +92,22 @@ async fn a_read_that_fails_is_a_miss_and_removes_nothing() {
 }
 
 #[tokio::test]
+async fn what_is_wrong_and_cannot_be_removed_is_not_opened_until_it_is_stored_again() {
+    let home = Home::new();
+    let content = bytes(5, 3000);
+    let digest = Digest::sha256(&content);
+    drop(put(&home.open_and_walk().await, &content).await.unwrap());
+    closed(&home).await;
+    let store = home.open_faulty(FaultFs::one(0)).await;
+    store.remove(&digest).await;
+    assert!(home.blob(&digest).exists(), "the disk has refused to remove it");
+    assert!(store.get(&digest).await.is_none());
+    drop(put(&store, &content).await.unwrap());
+    assert_eq!(read(&store.get(&digest).await.unwrap()), content);
+    assert_eq!((store.stats().bytes, home.verified_bytes()), (3000, 3000));
+}
+
+#[tokio::test]
 async fn what_cannot_be_evicted_stays_counted_and_the_next_goes_instead() {
     for fails in 0..4 {
         let home = Home::new();

@@ -191,6 +191,7 @@ fn bytes_below(folder: &Path) -> u64 {
 }
 
 /// The operating system's file system, except that one operation fails.
+#[derive(Clone)]
 pub(super) struct FaultFs {
     /// The operation of this number fails, and if `for_good` all after it.
     pub(super) fails: u64,
@@ -203,6 +204,8 @@ pub(super) struct FaultFs {
     /// How many bytes of files the file system has room for, as far as it tells.
     pub(super) capacity: Arc<AtomicU64>,
     pub(super) inodes: Arc<AtomicU64>,
+    /// Called at the operation that would fail, which then does not.
+    pub(super) instead: Option<Arc<dyn Fn() + Send + Sync>>,
 }
 
 impl FaultFs {
@@ -212,11 +215,29 @@ impl FaultFs {
     pub(super) fn one(fails: u64) -> Self {
         let count = Arc::new(AtomicU64::new(Self::UNCOUNTED));
         let plenty = || Arc::new(AtomicU64::new(u64::MAX));
-        Self { fails, for_good: false, after_the_fact: false, errno: 5, count, capacity: plenty(), inodes: plenty() }
+        Self {
+            fails,
+            for_good: false,
+            after_the_fact: false,
+            errno: 5,
+            count,
+            capacity: plenty(),
+            inodes: plenty(),
+            instead: None,
+        }
     }
 
     fn step<T>(&self, operation: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         let number = self.count.fetch_add(1, Ordering::SeqCst);
+        if let Some(instead) = self.instead.as_ref().filter(|_| number == self.fails) {
+            if !self.after_the_fact {
+                instead();
+                return operation();
+            }
+            let outcome = operation();
+            instead();
+            return outcome;
+        }
         let later = number > self.fails && number < Self::UNCOUNTED;
         if number == self.fails || (self.for_good && later) {
             if self.after_the_fact {
@@ -228,9 +249,7 @@ impl FaultFs {
     }
 
     fn file(&self, file: Arc<dyn StoredFile>) -> Arc<dyn StoredFile> {
-        let Self { fails, for_good, after_the_fact, errno, ref count, ref capacity, ref inodes } = *self;
-        let (count, capacity, inodes) = (Arc::clone(count), Arc::clone(capacity), Arc::clone(inodes));
-        Arc::new(FaultFile { faults: Self { fails, for_good, after_the_fact, errno, count, capacity, inodes }, file })
+        Arc::new(FaultFile { faults: self.clone(), file })
     }
 }
 

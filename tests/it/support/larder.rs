@@ -13,23 +13,24 @@ use larder_testkit::{Digest, Hub};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use super::PATIENCE;
 use super::client::{Answer, Connection, Download};
+use super::disk::Injection;
 use super::metrics::Metrics;
 use super::process::{self, Log, Process};
-
-/// How long a test waits for something to come true.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Prepares a [`Larder`]. Its ports are free ones, its cache is a new folder.
 pub(crate) struct Builder {
     config: toml::Table,
     dir: TempDir,
+    open_files: Option<u64>,
 }
 
 /// A running mirror. It is killed, and in a test that fails its log is printed, when this is dropped.
 pub(crate) struct Larder {
     config: toml::Table,
     dir: TempDir,
+    open_files: Option<u64>,
     log: Log,
     process: Process,
 }
@@ -61,6 +62,12 @@ impl Builder {
         self
     }
 
+    /// Has the process open no more than so many files, sockets included.
+    pub(crate) fn open_files(mut self, most: u64) -> Builder {
+        self.open_files = Some(most);
+        self
+    }
+
     /// Writes a file that the configuration can name.
     pub(crate) fn file(&self, name: &str, content: &str) -> PathBuf {
         write(self.dir.path(), name, content)
@@ -68,10 +75,10 @@ impl Builder {
 
     pub(crate) async fn start(self) -> Larder {
         let file = self.file("larder.toml", &self.config.to_string());
-        let Builder { config, dir } = self;
+        let Builder { config, dir, open_files } = self;
         let log = Log::default();
-        let process = Process::start(&file, &log).await;
-        Larder { config, dir, log, process }
+        let process = Process::start(&file, open_files, &log).await;
+        Larder { config, dir, open_files, log, process }
     }
 
     /// Runs `larder` with this command (`serve`, `check-config`) on a configuration that is expected to be refused.
@@ -91,7 +98,7 @@ impl Builder {
 impl Larder {
     pub(crate) fn builder() -> Builder {
         let dir = tempfile::tempdir().unwrap();
-        let builder = Builder { config: toml::Table::new(), dir };
+        let builder = Builder { config: toml::Table::new(), dir, open_files: None };
         let cache = builder.dir.path().join("cache");
         let defaults = format!(
             r#"
@@ -188,6 +195,26 @@ impl Larder {
         }
     }
 
+    /// What it says of its readiness.
+    pub(crate) async fn readiness(&self) -> (u16, String) {
+        let answer = self.admin_get("/readyz").await;
+        (answer.status(), String::from_utf8(answer.body).unwrap())
+    }
+
+    /// Waits until it says this of its readiness, among others.
+    pub(crate) async fn until_readiness_says(&self, part: &str) {
+        let asked = Instant::now();
+        loop {
+            let (status, said) = self.readiness().await;
+            assert_eq!(status, 200, "{said}");
+            if said.contains(part) {
+                return;
+            }
+            assert!(asked.elapsed() < PATIENCE, "{part:?} was not said for {PATIENCE:?}, but {said:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Waits until nothing is in flight. A client has the last byte of a blob a moment before the blob is at rest.
     pub(crate) async fn until_idle(&self) {
         self.until(|metrics| metrics.get("fills_in_flight") == 0.0).await;
@@ -215,7 +242,7 @@ impl Larder {
 
     /// The folder of the cache.
     pub(crate) fn cache(&self) -> PathBuf {
-        self.dir.path().join("cache")
+        PathBuf::from(self.config["cache"]["dir"].as_str().unwrap())
     }
 
     /// The file that a blob or manifest is in, once it is at rest.
@@ -275,6 +302,11 @@ impl Larder {
         Run { status: output.status, said: String::from_utf8(said).unwrap() }
     }
 
+    /// Has system calls of the process fail, on the file at `path` only if one is given: see [`Injection::attach`].
+    pub(crate) async fn inject(&self, calls: &str, fault: &str, path: Option<&Path>) -> Injection {
+        Injection::attach(self.process.id(), calls, fault, path).await
+    }
+
     // --- ending it ---
 
     /// Asks the process to stop, waits for that, and starts another one on the same cache.
@@ -324,7 +356,7 @@ impl Larder {
     /// Starts the process on the same cache, when it has ended.
     pub(crate) async fn start_again(&mut self) {
         let file = self.file("larder.toml", &self.config.to_string());
-        self.process = Process::start(&file, &self.log).await;
+        self.process = Process::start(&file, self.open_files, &self.log).await;
     }
 }
 

@@ -12,8 +12,10 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::oneshot;
 
-/// How long a test waits for it to start or to end.
-const PATIENCE: Duration = Duration::from_secs(60);
+use super::PATIENCE;
+
+/// The binary under test.
+const LARDER: &str = env!("CARGO_BIN_EXE_larder");
 
 /// What processes have logged, one after the other.
 #[derive(Clone, Default)]
@@ -27,10 +29,19 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// Runs `larder serve` with this configuration file, and waits until it says where it listens.
-    pub(super) async fn start(config: &Path, log: &Log) -> Process {
-        let mut child =
-            larder().args(["serve", "--config"]).arg(config).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    /// Runs `larder serve` with this configuration file and, if it is given, this limit on open files, and waits until it says where
+    /// it listens.
+    pub(super) async fn start(config: &Path, open_files: Option<u64>, log: &Log) -> Process {
+        let mut command = match open_files {
+            Some(limit) => {
+                let mut command = clean("prlimit");
+                command.arg(format!("--nofile={limit}")).arg(LARDER);
+                command
+            }
+            None => larder(),
+        };
+        let command = command.args(["serve", "--config"]).arg(config);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         log.follow(child.stderr.take().unwrap());
         let announced = addresses(child.stdout.take().unwrap());
         let Ok(Ok((listen, admin))) = tokio::time::timeout(PATIENCE, announced).await else {
@@ -48,6 +59,10 @@ impl Process {
     /// Where health and metrics are.
     pub(super) fn admin(&self) -> SocketAddr {
         self.admin
+    }
+
+    pub(super) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// A size in bytes that `/proc/PID/status` tells under this name: proc_pid_status(5).
@@ -132,7 +147,11 @@ fn addresses(stdout: impl Read + Send + 'static) -> oneshot::Receiver<(SocketAdd
 
 /// The binary under test, without what the environment of the tests might configure.
 pub(super) fn larder() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
+    clean(LARDER)
+}
+
+fn clean(program: &str) -> Command {
+    let mut command = Command::new(program);
     let proxies = ["http_proxy", "https_proxy", "all_proxy", "no_proxy"];
     let named = |name: &str| name.starts_with("LARDER_") || proxies.contains(&name.to_ascii_lowercase().as_str());
     for (name, _) in std::env::vars_os() {

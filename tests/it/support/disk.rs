@@ -1,0 +1,174 @@
+//! Disks that fail for real: file systems that are mounted for a test, and system calls of the mirror that are made to fail.
+//! Needs root, loop devices, e2fsprogs, xfsprogs and `strace`; where one of them is missing, the test fails.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+/// A file system of its own, mounted on a folder. It is unmounted when this is dropped; a mirror on it has to be dropped before.
+pub(crate) struct Disk {
+    dir: TempDir,
+    kind: Kind,
+}
+
+enum Kind {
+    Tmpfs(String),
+    /// In an image, so that it can be mounted again.
+    Ext4,
+}
+
+/// System calls of a process that fail. When this is dropped they succeed again.
+pub(crate) struct Injection {
+    strace: Child,
+}
+
+impl Disk {
+    /// A tmpfs with these options, e.g. `size=20m`.
+    pub(crate) fn tmpfs(options: &str) -> Disk {
+        Disk::new(Kind::Tmpfs(options.to_owned()))
+    }
+
+    /// An ext4 file system of so many MiB, in an image on a loop device, that becomes read-only when it finds itself broken.
+    pub(crate) fn ext4(mebibytes: u64) -> Disk {
+        let disk = Disk { dir: tempfile::tempdir().unwrap(), kind: Kind::Ext4 };
+        fs::File::create(disk.image()).unwrap().set_len(mebibytes << 20).unwrap();
+        run(Command::new("mkfs.ext4").arg("-q").arg(disk.image()));
+        disk.mounted()
+    }
+
+    fn new(kind: Kind) -> Disk {
+        Disk { dir: tempfile::tempdir().unwrap(), kind }.mounted()
+    }
+
+    fn mounted(self) -> Disk {
+        fs::create_dir(self.mount_point()).unwrap();
+        self.mount();
+        self
+    }
+
+    /// Where it is mounted.
+    pub(crate) fn mount_point(&self) -> PathBuf {
+        self.dir.path().join("mnt")
+    }
+
+    /// A configuration that has the cache on it.
+    pub(crate) fn config(&self) -> String {
+        format!("cache.dir = {:?}\ncache.min_free = \"1MB\"", self.mount_point())
+    }
+
+    pub(crate) fn mount(&self) {
+        let mut mount = Command::new("mount");
+        match &self.kind {
+            Kind::Tmpfs(options) => mount.args(["-t", "tmpfs", "-o", options, "larder-test"]),
+            Kind::Ext4 => mount.args(["-t", "ext4", "-o", "loop,errors=remount-ro"]).arg(self.image()),
+        };
+        run(mount.arg(self.mount_point()));
+    }
+
+    /// Takes it away, whoever has files open on it.
+    pub(crate) fn unmount(&self) {
+        run(Command::new("umount").arg("--lazy").arg(self.mount_point()));
+    }
+
+    /// Has the kernel find the file system broken, whereupon it can only be read, until it is mended and mounted again.
+    pub(crate) fn become_read_only(&self) {
+        let source = output(Command::new("findmnt").args(["-no", "SOURCE"]).arg(self.mount_point()));
+        let device = source.trim().strip_prefix("/dev/").unwrap();
+        fs::write(format!("/sys/fs/ext4/{device}/trigger_fs_error"), "as a test wants").unwrap();
+    }
+
+    /// Stops it as a loss of power would: what was not synced is lost, and nothing more is written or read until it is mounted again.
+    pub(crate) fn lose_power(&self) {
+        run(Command::new("xfs_io").args(["-x", "-c", "shutdown"]).arg(self.mount_point()));
+    }
+
+    /// Waits until nobody uses it any more after it was unmounted, and mends it.
+    pub(crate) async fn mend(&self) {
+        let asked = std::time::Instant::now();
+        while !output(Command::new("losetup").arg("-j").arg(self.image())).is_empty() {
+            assert!(asked.elapsed() < super::PATIENCE, "somebody keeps a file system open that was unmounted");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        // 1 is "something was mended".
+        let status =
+            Command::new("e2fsck").arg("-fy").arg(self.image()).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
+        assert!(matches!(status.code(), Some(0 | 1)), "{status}");
+    }
+
+    /// Takes all the room there is.
+    pub(crate) fn fill_up(&self) {
+        let mut file = fs::File::create(self.filler()).unwrap();
+        let error = std::iter::repeat_with(|| std::io::Write::write(&mut file, &[1; 4096])).find_map(Result::err);
+        assert_eq!(error.map(|error| error.kind()), Some(std::io::ErrorKind::StorageFull));
+    }
+
+    pub(crate) fn make_room(&self) {
+        fs::remove_file(self.filler()).unwrap();
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.mount_point().join("filler")
+    }
+
+    fn image(&self) -> PathBuf {
+        self.dir.path().join("image")
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Fails where it is not mounted at the moment.
+        let _ = Command::new("umount").args(["--lazy", "--quiet"]).arg(self.mount_point()).status();
+    }
+}
+
+impl Injection {
+    /// Has `calls` of the process fail or kill it, as strace's `inject` says, e.g. `error=EIO:when=3`; if `path` is given, only those
+    /// on that file.
+    pub(super) async fn attach(pid: u32, calls: &str, fault: &str, path: Option<&Path>) -> Injection {
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-q", "-o", "/dev/null", "-p", &pid.to_string()]);
+        strace.args(["-e", &format!("trace={calls}"), "-e", &format!("inject={calls}:{fault}")]);
+        strace.args(path.into_iter().flat_map(|path| [Path::new("-P"), path]));
+        let strace = strace.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut injection = Injection { strace };
+        let asked = std::time::Instant::now();
+        while !is_traced(pid) {
+            assert!(injection.strace.try_wait().unwrap().is_none(), "strace has ended");
+            assert!(asked.elapsed() < super::PATIENCE, "strace does not attach");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        injection
+    }
+}
+
+impl Drop for Injection {
+    fn drop(&mut self) {
+        // It detaches, and the process goes on. Fails where the process has ended, and strace with it.
+        let _ = kill_process(Pid::from_child(&self.strace), Signal::INT);
+        let _ = self.strace.wait();
+    }
+}
+
+/// Whether all threads of the process are traced: proc_pid_status(5).
+fn is_traced(pid: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    threads.map(|thread| thread.unwrap().path().join("status")).all(|status| {
+        // A thread may have ended in between.
+        fs::read_to_string(status).is_ok_and(|status| !status.contains("TracerPid:\t0\n"))
+    })
+}
+
+fn run(command: &mut Command) {
+    let status = command.status().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(status.success(), "{command:?}: {status}; tests of disks need root, loop devices, mkfs.ext4, xfs_io and strace");
+}
+
+fn output(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    String::from_utf8(output.stdout).unwrap()
+}
