@@ -144,10 +144,12 @@ pub(super) fn tool<E: Errand>(keeper: &Keeper) -> Tool {
                 Ok(errand) => errand,
                 Err(error) => return ToolAnswer::Malformed(error.to_string()),
             };
-            match errand.run(&keeper).await {
-                Ok(answer) => ToolAnswer::Document(to_json(&answer)),
-                Err(Undone::Refused(reason)) => ToolAnswer::Refused(reason),
-                Err(Undone::Failed(reason)) => ToolAnswer::Failed(reason),
+            // It is done to its end, whether or not the tool waits for that.
+            match tokio::spawn(async move { errand.run(&keeper).await }).await {
+                Ok(Ok(answer)) => ToolAnswer::Document(to_json(&answer)),
+                Ok(Err(Undone::Refused(reason))) => ToolAnswer::Refused(reason),
+                Ok(Err(Undone::Failed(reason))) => ToolAnswer::Failed(reason),
+                Err(abandoned) => ToolAnswer::Failed(abandoned.to_string()),
             }
         }
         .boxed()

@@ -398,6 +398,36 @@ async fn what_is_asked_for_before_the_walk_gets_there_is_found() {
     assert_eq!(store.stats().bytes, counted, "and not twice");
 }
 
+/// What is pinned can be told only when all of `refs/` has been read.
+#[tokio::test]
+async fn nothing_is_evicted_before_a_new_catalog_knows_the_pins() {
+    let home = Home::new();
+    let image = Image::new("docker.io", "app", 1);
+    let contents = [&image.index, &image.manifest, &image.config, &image.layer];
+    let size = contents.iter().map(|content| content.len() as u64).sum::<u64>();
+    let store = home.open();
+    image.pull(&store).await;
+    store.pin(vec![Pin::try_from("docker.io/app:latest".parse::<Name>().unwrap()).unwrap()]).await.unwrap();
+    drop(store);
+    closed(&home).await;
+    fs::remove_file(home.path("catalog.sqlite")).unwrap();
+
+    let gate = Arc::new(Gate::default());
+    let store = home.open_on(size + 100, Arc::new(GatedFs(Arc::clone(&gate))));
+    for content in contents {
+        assert!(store.get(&Digest::sha256(content)).await.is_some());
+    }
+    let other = bytes(9, 200);
+    assert!(matches!(put(&store, &other).await, Err(StoreError::NoSpace)));
+    *gate.open.lock().unwrap() = true;
+    gate.opened.notify_all();
+    settled(&store).await;
+    assert!(matches!(put(&store, &other).await, Err(StoreError::NoSpace)), "all is pinned");
+    assert_eq!((store.pinned_blocking().contents, home.count()), (4, 4));
+    store.unpin(vec![Pin::try_from("docker.io/app:latest".parse::<Name>().unwrap()).unwrap()]).await.unwrap();
+    put(&store, &other).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_ref_that_cannot_be_read_is_no_ref() {
     let home = Home::new();

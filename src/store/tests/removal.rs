@@ -1,5 +1,9 @@
 //! Removing by name, and making room by hand: what goes, what stays, and that what was foretold is what happens.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
 use super::super::*;
 use super::pins::{Picture, add_layers, digest, is_there};
 use super::support::*;
@@ -163,4 +167,84 @@ async fn room_is_made_as_it_was_foretold() {
     assert_eq!(store.clear(u64::MAX, false).await.unwrap(), all);
     assert_eq!(store.stats().blobs, store.pinned_blocking().contents, "all that may go");
     assert_eq!(store.clear(MIB, false).await.unwrap().evicted, [], "there is room");
+}
+
+/// Images 0 to 5 of three layers each, indexes 6 and 7 of three images each.
+fn refers_to(key: u32) -> Vec<u32> {
+    match key {
+        0..6 => vec![20 + key, 20 + (key + 1) % 6, 20 + (key * 5 + 2) % 6],
+        6 => vec![0, 1, 2],
+        7 => vec![2, 3, 4],
+        _ => Vec::new(),
+    }
+}
+
+/// The roots and what can be reached from them through manifests that are here.
+fn reach(roots: impl IntoIterator<Item = u32>, here: &BTreeSet<u32>) -> BTreeSet<u32> {
+    let mut open: Vec<u32> = roots.into_iter().filter(|key| here.contains(key)).collect();
+    let mut reached = BTreeSet::new();
+    while let Some(key) = open.pop() {
+        if reached.insert(key) && here.contains(&key) {
+            open.extend(refers_to(key));
+        }
+    }
+    reached
+}
+
+const REPOSITORIES: [&str; 3] = ["a", "a/b", "c"];
+
+/// What `refs/` names in each repository: what its tags point to, and its manifests.
+fn named(store: &Store, keys: &BTreeMap<Digest, u32>) -> BTreeSet<u32> {
+    let refs = &store.blobs.catalog.refs;
+    let mut named = BTreeSet::new();
+    for name in REPOSITORIES {
+        let (hub, name) = (upstream("hub"), repository(name));
+        named.extend(refs.tags(&hub, &name).iter().map(|tag| keys[&refs.tag(&hub, &name, tag).unwrap().digest]));
+        let manifests = refs.list(&refs.layout.manifests(&hub, &name)).into_iter();
+        named.extend(manifests.map(|(file, _)| keys[&Layout::parse_manifest(&file).unwrap()]));
+    }
+    named
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Whatever is removed: all that something still names is still here, and what only the removed names led to is not.
+    #[test]
+    fn what_goes_is_what_nothing_else_names(
+        pulls in proptest::collection::vec((0..8u32, 0..3usize, proptest::option::of(0..2u32)), 1..12),
+        layers in proptest::collection::btree_set(20..26u32, 0..6),
+        removals in proptest::collection::vec((0..3usize, prop_oneof![Just(None), (0..2u32).prop_map(Some)]), 1..5),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let home = Home::new();
+            let store = home.open_and_walk().await;
+            let keys: BTreeMap<Digest, u32> = (0..30).map(|key| (digest(key), key)).collect();
+            for (key, place, tag) in pulls {
+                let image = if key < 6 { Picture::new(key, &refers_to(key)) } else { Picture::index(key, &refers_to(key)) };
+                match tag {
+                    Some(tag) => image.pull_as(&store, REPOSITORIES[place], &format!("t{tag}")).await,
+                    None => image.pull(&store, REPOSITORIES[place]).await,
+                }
+            }
+            add_layers(&store, layers).await;
+            let here = || (0..30).filter(|key| home.blob(&digest(*key)).exists()).collect::<BTreeSet<u32>>();
+            for (place, tag) in removals {
+                let place = REPOSITORIES[place];
+                let wanted = tag.map_or_else(|| format!("hub/{place}"), |tag| format!("hub/{place}:t{tag}"));
+                let (before, was_named) = (here(), named(&store, &keys));
+                let removal = store.remove_named(vec![name(&wanted)], false, false).await;
+                let (after, is_named) = (here(), named(&store, &keys));
+                let stays = reach(is_named.iter().copied(), &before);
+                let goes = reach(was_named.difference(&is_named).copied(), &before);
+                assert!(before.intersection(&stays).all(|key| after.contains(key)), "{wanted} took what is named: {removal:?}");
+                assert!(goes.difference(&stays).all(|key| !after.contains(key)), "{wanted} left what nothing names: {removal:?}");
+                let gone = before.difference(&after).count() as u64;
+                assert_eq!(removal.map_or(0, |removal| removal.contents), gone, "{wanted}");
+                assert!(before.difference(&after).all(|key| goes.contains(key)), "{wanted}");
+            }
+            assert_eq!(store.stats().catalog_errors, 0);
+        });
+    }
 }
