@@ -203,7 +203,7 @@ impl Worker {
 
     fn set_aside(&mut self) {
         self.connection = None;
-        if let Err(error) = schema::set_aside(&self.path, "corrupt", self.clock.unix_millis()) {
+        if let Err(error) = schema::set_aside(&self.path, schema::CORRUPT, self.clock.unix_millis()) {
             tracing::error!(%error, "the catalog could not be set aside");
         }
         if let Err(error) = self.connection() {
