@@ -64,11 +64,12 @@ fn run(options: &Options) -> Result<bool> {
     println!("{}", report::starts(small.contents, &starts_of_small));
     println!("{}", report::starts(large.contents, &starts_of_large));
     eprintln!("a catalog made anew");
-    println!("{}", report::rebuild(&operations::measure_rebuild(&large)?));
+    let rebuild = operations::measure_rebuild(&large)?;
+    println!("{}", report::rebuild(&rebuild));
     eprintln!("operations");
     let operations = operations::measure(&small, &large)?;
     println!("{}", report::operations([&small, &large], &operations));
-    let promises = report::promises(&[starts_of_small, starts_of_large].concat(), &operations);
+    let promises = report::promises(&[starts_of_small, starts_of_large].concat(), &operations, &rebuild);
     println!("{}", report::judgement(&promises));
     Ok(promises.iter().all(|promise| promise.is_kept))
 }

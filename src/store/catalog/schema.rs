@@ -1,6 +1,7 @@
 //! The catalog's tables, and how its file is opened or, when it cannot be used, set aside. It never mends a catalog and never
 //! migrates one: the next walk over `blobs/` and `refs/` fills a new one.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,11 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::{CatalogError, contents};
+
+/// Why catalogs are set aside: they cannot be read, or are not of this version.
+const REASONS: [&str; 2] = [CORRUPT, OTHER_VERSION];
+pub(super) const CORRUPT: &str = "corrupt";
+const OTHER_VERSION: &str = "version";
 
 /// Raised whenever the tables change.
 pub(in crate::store) const VERSION: i64 = 3;
@@ -140,8 +146,8 @@ pub(super) struct Opened {
 pub(super) fn open(path: &Path, now: i64) -> Result<Opened, CatalogError> {
     let reason = match try_open(path) {
         Ok(Some(opened)) => return Ok(opened),
-        Ok(None) => "version",
-        Err(error) if is_corruption(&error) => "corrupt",
+        Ok(None) => OTHER_VERSION,
+        Err(error) if is_corruption(&error) => CORRUPT,
         Err(error) => return Err(error.into()),
     };
     set_aside(path, reason, now)?;
@@ -196,7 +202,8 @@ pub(super) fn is_corruption(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
 }
 
-/// Gives the catalog a name under which nobody opens it, so that the operator can look into it.
+/// Gives the catalog a name under which nobody opens it, so that the operator can look into it. There is one such at most: it may
+/// be large, and nobody counts it.
 pub(super) fn set_aside(path: &Path, reason: &'static str, now: i64) -> Result<(), CatalogError> {
     let beside = |suffix: String| {
         let mut name = path.as_os_str().to_owned();
@@ -204,6 +211,7 @@ pub(super) fn set_aside(path: &Path, reason: &'static str, now: i64) -> Result<(
         PathBuf::from(name)
     };
     tracing::warn!(path = %path.display(), reason, "the catalog is set aside; a new one is made from blobs/ and refs/");
+    remove_set_aside(path);
     for part in ["", "-wal", "-shm"] {
         match fs::rename(beside(part.to_owned()), beside(format!(".{reason}-{now}{part}"))) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(CatalogError::SetAside(error.into())),
@@ -211,4 +219,17 @@ pub(super) fn set_aside(path: &Path, reason: &'static str, now: i64) -> Result<(
         }
     }
     Ok(())
+}
+
+/// Removes what was set aside before, as far as that is possible.
+fn remove_set_aside(path: &Path) {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name().and_then(OsStr::to_str)) else { return };
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        let suffix = entry.file_name().to_str().and_then(|other| other.strip_prefix(name)?.strip_prefix('.')).map(str::to_owned);
+        let is_set_aside = suffix.is_some_and(|suffix| REASONS.iter().any(|reason| suffix.starts_with(&format!("{reason}-"))));
+        if is_set_aside && let Err(error) = fs::remove_file(entry.path()) {
+            tracing::warn!(path = %entry.path().display(), %error, "a catalog that was set aside before cannot be removed");
+        }
+    }
 }

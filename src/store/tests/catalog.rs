@@ -206,6 +206,24 @@ fn set_aside(home: &Home, reason: &str) -> usize {
         .count()
 }
 
+/// A large one takes hundreds of megabytes that no budget counts.
+#[tokio::test]
+async fn one_catalog_is_set_aside_at_most() {
+    let home = Home::new();
+    home.prepare().await;
+    for own in ["catalog.sqlite.bak", "catalog.sqlite.corruption"] {
+        fs::write(home.path(own), "somebody's own").unwrap();
+    }
+    fs::write(home.path("catalog.sqlite.version-1"), "an old one").unwrap();
+    let store = home.open_and_walk().await;
+    for _ in 0..3 {
+        home.advance(1);
+        lose_catalog(&home, &store).await;
+    }
+    assert_eq!(set_aside(&home, "version"), 0);
+    assert!(home.path("catalog.sqlite.bak").exists() && home.path("catalog.sqlite.corruption").exists());
+}
+
 /// Fills a store, closes it, does something to its catalog, opens it again, and looks whether all is back.
 async fn survives(harm: impl FnOnce(&Path), reason: Option<&str>) {
     let home = Home::new();
