@@ -6,6 +6,7 @@ mod check_config;
 mod ls;
 mod observers;
 mod serve;
+mod upstreams;
 mod verify;
 
 use std::path::{Path, PathBuf};

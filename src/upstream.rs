@@ -1,5 +1,6 @@
 //! One registry at the other end: it is asked one question at a time, with its credentials, tokens, redirects and limits, and
-//! gives one answer or one typed error. It never caches content, never retries a whole question, and never knows who asks.
+//! gives one answer or one typed error, or is not asked at all. It never caches content, never asks an endpoint twice, and never
+//! knows who asks.
 
 mod address;
 mod answer;
@@ -7,6 +8,7 @@ mod auth;
 mod challenge;
 mod clients;
 mod error;
+mod gate;
 mod grant;
 mod pace;
 mod rate_limit;
@@ -29,11 +31,12 @@ use futures::stream::BoxStream;
 use crate::oci::{Digest, MediaType, Reference, RepositoryName, UpstreamName};
 
 pub use error::{BuildError, Party, Phase, Refusal, UpstreamError};
+pub use gate::{EndpointStanding, EndpointState, Gate, GateConfig, Standing, Unasked};
 pub use rate_limit::RateLimit;
 pub use registry::Registry;
 pub use settings::RegistryConfig;
 
-/// A registry that can be asked. The real one is [`Registry`]; simulations bring their own.
+/// A registry that can be asked. The real one is [`Registry`], behind its [`Gate`]; simulations bring their own.
 pub trait Origin: Send + Sync + 'static {
     /// Asks once. The answer's body is read by the caller, at the caller's pace.
     ///
@@ -43,6 +46,11 @@ pub trait Origin: Send + Sync + 'static {
 
     /// Why no pull should be spent on what can be served from the cache as it is: [`UpstreamError::Saving`], or nothing.
     fn saving(&self) -> Option<UpstreamError> {
+        None
+    }
+
+    /// What the upstream last said of its limit on pulls, as long as that is believed.
+    fn rate_limit(&self) -> Option<RateLimit> {
         None
     }
 }
@@ -128,7 +136,9 @@ pub trait Observer: Send + Sync + 'static {
     /// So many bytes of an answer's body have arrived.
     fn received(&self, upstream: &UpstreamName, bytes: u64);
     /// The registry said how many pulls are left.
-    fn rate_limit(&self, upstream: &UpstreamName, limit: RateLimit);
+    fn rate_limit(&self, upstream: &UpstreamName, limit: &RateLimit);
+    /// A question was not asked, or not to be asked for.
+    fn unasked(&self, upstream: &UpstreamName, why: Unasked);
 }
 
 /// How one HTTP request ended.

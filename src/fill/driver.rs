@@ -166,7 +166,7 @@ async fn open_first(
                 fills.resumed(fill);
             }
             // Podman and its kin never ask another host for a blob: a moment's wait saves their pull.
-            Err(FillError::Upstream(UpstreamError::RateLimited { retry_after }))
+            Err(FillError::Upstream(UpstreamError::RateLimited { retry_after, .. }))
                 if !has_waited && retry_after.is_none_or(|after| after <= SHORT_WAIT) =>
             {
                 has_waited = true;

@@ -152,11 +152,6 @@ impl Mirror {
             }
         });
         let result = result.await;
-        if let (Some(prefetch), Some(limit)) =
-            (&self.shared.prefetch, result.as_ref().ok().and_then(|answer| answer.head.rate_limit))
-        {
-            prefetch.note_rate_limit(&place.upstream.name, limit);
-        }
         self.note_trouble(&place.upstream.name, result.as_ref().err().filter(|error| !matches!(error, UpstreamError::NotFound)));
         result
     }

@@ -37,7 +37,7 @@ impl Mirror {
     pub(super) fn note_trouble(&self, upstream: &UpstreamName, error: Option<&UpstreamError>) {
         let lasts = match error {
             None => return self.shared.troubles.invalidate(upstream),
-            Some(UpstreamError::RateLimited { retry_after }) => retry_after.unwrap_or(LIMITED),
+            Some(UpstreamError::RateLimited { retry_after, .. }) => retry_after.unwrap_or(LIMITED),
             Some(
                 UpstreamError::Timeout { .. } | UpstreamError::Unreachable { .. } | UpstreamError::Status { status: 502..=504 },
             ) => UNREACHABLE,

@@ -78,7 +78,8 @@ impl Wire {
             Ok(response) => {
                 tracing::debug!(upstream = %self.upstream, kind, verb, host, status = outcome.status(), ?took, "asked");
                 if let Some(limit) = RateLimit::of(response.headers()).filter(|_| hop.reach == Reach::Own) {
-                    self.observer.rate_limit(&self.upstream, limit);
+                    tracing::debug!(upstream = %self.upstream, ?limit, "told of its limit");
+                    self.observer.rate_limit(&self.upstream, &limit);
                 }
             }
             Err(error) => tracing::debug!(upstream = %self.upstream, kind, verb, host, %error, ?took, "asked in vain"),

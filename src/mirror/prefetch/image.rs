@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use futures::StreamExt;
 use futures::stream;
 
+use super::allowance::is_near;
 use super::{FILLS_PER_UPSTREAM, Prefetch, PrefetchOutcome, Stopped, Turn};
 use crate::fill::{FillError, Joined};
 use crate::mirror::{ContentKey, ManifestAnswer, Mirror, Place};
@@ -142,7 +143,7 @@ impl Mirror {
         if let Some(error) = prefetch.failures.get(upstream) {
             return Err(Stopped::FailedBefore(error));
         }
-        if prefetch.rate_limits.is_near(upstream) {
+        if place.upstream.origin.rate_limit().is_some_and(|limit| is_near(&limit)) {
             return Err(Stopped::LimitNear);
         }
         if !self.shared.fills.has_places_to_spare() {
