@@ -146,7 +146,7 @@ impl Mirror {
         if place.upstream.origin.rate_limit().is_some_and(|limit| is_near(&limit)) {
             return Err(Stopped::LimitNear);
         }
-        if !self.shared.fills.has_places_to_spare() {
+        if !self.shared.fills.has_places_to_spare(upstream) {
             return Err(Stopped::Busy);
         }
         Ok(())
