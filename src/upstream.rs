@@ -7,6 +7,7 @@ mod answer;
 mod auth;
 mod challenge;
 mod clients;
+mod connect;
 mod error;
 mod gate;
 mod grant;
@@ -15,6 +16,7 @@ mod rate_limit;
 mod realm;
 mod redirect;
 mod registry;
+mod resolve;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -43,6 +45,11 @@ pub trait Origin: Send + Sync + 'static {
     /// # Errors
     /// See [`UpstreamError`]: an error is always one of this upstream, and says which kind of one.
     fn ask(&self, question: Question) -> BoxFuture<'static, Result<Answer, UpstreamError>>;
+
+    /// Why a question would not be asked at the moment, if it would not: nothing is asked to find that out.
+    fn refusal(&self) -> Option<UpstreamError> {
+        None
+    }
 
     /// Why no pull should be spent on what can be served from the cache as it is: [`UpstreamError::Saving`], or nothing.
     fn saving(&self) -> Option<UpstreamError> {

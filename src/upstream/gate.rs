@@ -90,6 +90,10 @@ impl Origin for Gate {
         async move { shared.ask(question).await }.boxed()
     }
 
+    fn refusal(&self) -> Option<UpstreamError> {
+        self.0.refusal()
+    }
+
     fn saving(&self) -> Option<UpstreamError> {
         let remaining = self.0.next()?.saved(self.0.config.reserve)?;
         self.0.observer.unasked(&self.0.config.upstream, Unasked::Saving);

@@ -137,7 +137,7 @@ impl Mirror {
     /// Whether there is a reason not to ask the upstream for what nobody waits for.
     fn may_ask(&self, prefetch: &Prefetch, place: &Place) -> Result<(), Stopped> {
         let upstream = &place.upstream.name;
-        if let Some(cause) = self.trouble(upstream) {
+        if let Some(cause) = place.upstream.origin.refusal().or_else(|| self.trouble(upstream)) {
             return Err(Stopped::Trouble(cause));
         }
         if let Some(error) = prefetch.failures.get(upstream) {
