@@ -13,7 +13,7 @@ use super::route::RouteError;
 use crate::fill::FillError;
 use crate::mirror::{MirrorError, RoutingError};
 use crate::oci::ErrorCode;
-use crate::upstream::UpstreamError;
+use crate::upstream::{Phase, UpstreamError};
 
 /// An error as a client sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,7 +59,9 @@ impl ApiError {
             headers.insert(CACHE_STATUS, status);
         }
         if let Some(after) = self.retry_after {
-            headers.insert(RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
+            // Rounded up: who comes back too early has come in vain.
+            let seconds = after.as_millis().div_ceil(1000).max(1);
+            headers.insert(RETRY_AFTER, HeaderValue::from(u64::try_from(seconds).unwrap_or(u64::MAX)));
         }
         if self.status == StatusCode::METHOD_NOT_ALLOWED {
             headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -148,6 +150,8 @@ fn of_upstream(error: &UpstreamError) -> (StatusCode, ErrorCode) {
         UpstreamError::RateLimited { .. } | UpstreamError::Saving { .. } => {
             (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TooManyRequests)
         }
+        // It is Larder that is too busy: it will not be for long.
+        UpstreamError::Timeout { phase: Phase::Queue } => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable),
         UpstreamError::Timeout { .. } => (StatusCode::GATEWAY_TIMEOUT, ErrorCode::Unavailable),
         UpstreamError::Unreachable { .. } => (StatusCode::BAD_GATEWAY, ErrorCode::Unavailable),
         UpstreamError::Status { status: 503 } => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable),

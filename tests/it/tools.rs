@@ -334,7 +334,7 @@ async fn the_numbers_are_on_one_screen() {
     let metrics = larder.metrics().await;
     let upstream = &server["upstreams"]["docker.io"];
     let blobs = metrics.get(r#"upstream_requests_total{upstream="docker.io",kind="blob",status="2xx"}"#);
-    assert_eq!((upstream["requests"]["blob"]["2xx"].as_f64(), &upstream["trouble"]), (Some(blobs), &serde_json::Value::Null));
+    assert_eq!((upstream["requests"]["blob"]["2xx"].as_f64(), &upstream["endpoints"][0]["trouble"]), (Some(blobs), &serde_json::Value::Null));
 
     hub.stop_listening().await;
     larder.get("/v2/library/unknown/manifests/1").await;
