@@ -9,7 +9,9 @@ mod duration;
 mod environment;
 mod error;
 mod file;
+mod freshness;
 mod keys;
+mod pattern;
 mod settings;
 mod size;
 mod suggest;
@@ -18,14 +20,16 @@ mod upstreams;
 mod value;
 
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use address::AddressError;
 pub use duration::DurationError;
 pub use error::{ConfigError, Finding, Place, Problem};
+pub use freshness::{Failure, Failures, FreshnessConfig, Lifetime, TagPolicy, TagRule};
 pub use keys::{Fallback, KEYS, Key, Kind, Table};
+pub use pattern::{PatternError, TagPattern};
 pub use size::{MaxSize, SizeError};
 pub use suggest::Hint;
 pub use upstream::{Credential, UpstreamConfig};
@@ -71,15 +75,6 @@ pub struct CacheConfig {
     pub prefetch: bool,
 }
 
-/// How long answers are reused without asking (RFC 9111, section 4.2).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FreshnessConfig {
-    /// Zero: an upstream is asked for every pull by tag.
-    pub tags: Duration,
-    /// Zero: absence is not remembered. At most a minute.
-    pub missing: Duration,
-}
-
 /// The files of the server's certificate. Both could be opened when the configuration was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsConfig {
@@ -110,6 +105,8 @@ pub struct LimitsConfig {
     pub max_connections_per_client: NonZeroUsize,
     /// To an upstream, for one blob that nobody waits for in several places.
     pub connections_per_blob: NonZeroUsize,
+    /// That cost an upstream a question, in a second, from one client address.
+    pub misses_per_client: NonZeroU32,
 }
 
 /// How long Larder waits, per phase. None is zero, none is over an hour.
@@ -123,6 +120,8 @@ pub struct TimeoutsConfig {
     pub answer: Duration,
     /// Without a byte of a body.
     pub stall: Duration,
+    /// Until what is cached is served although it is stale.
+    pub revalidation: Duration,
 }
 
 impl Config {
@@ -152,13 +151,14 @@ impl Config {
             listen: settings.section(Section::Top).value("listen", value::socket_address),
             admin: admin(settings.section(Section::Named("admin"))),
             cache: cache(settings.section(Section::Named("cache")), environment),
-            freshness: freshness(settings.section(Section::Named("freshness"))),
+            freshness: freshness(settings),
             tls: tls(settings.section(Section::Named("tls"))),
             log: log(settings.section(Section::Named("log"))),
             limits: limits(settings.section(Section::Named("limits"))),
             timeouts: timeouts(settings.section(Section::Named("timeouts"))),
             upstreams: upstreams::build(settings),
         };
+        check_patterns(&config, settings);
         if config.listen == config.admin.listen && config.listen.port() != 0 {
             settings.note_at_one_of(
                 &[(Section::Named("admin"), "listen"), (Section::Top, "listen")],
@@ -184,8 +184,33 @@ fn cache(mut section: SectionReader<'_>, environment: &[(String, String)]) -> Ca
     }
 }
 
-fn freshness(mut section: SectionReader<'_>) -> FreshnessConfig {
-    FreshnessConfig { tags: section.value("tags", value::duration), missing: section.value("missing", value::at_most_a_minute) }
+fn freshness(settings: &mut Settings) -> FreshnessConfig {
+    let mut rules: Vec<_> = std::mem::take(&mut settings.patterns);
+    // What is said of fewer tags is laid over what is said of more.
+    rules.sort_by_cached_key(|(pattern, _)| (pattern.narrowness(), pattern.to_string()));
+    let rules = rules.into_iter().map(|(pattern, place)| {
+        let rule = freshness::rule(pattern.clone(), &mut settings.section(Section::Tags(pattern.to_string())));
+        settings.patterns.push((pattern, place));
+        rule
+    });
+    let rules = rules.collect();
+    let mut section = settings.section(Section::Named("freshness"));
+    FreshnessConfig {
+        general: freshness::general(&mut section),
+        rules,
+        missing: section.value("missing", value::at_most_a_minute),
+    }
+}
+
+/// A pattern that names an upstream which is not there means no tag.
+fn check_patterns(config: &Config, settings: &mut Settings) {
+    for (pattern, place) in std::mem::take(&mut settings.patterns) {
+        if let Some(name) = pattern.upstream().filter(|name| config.upstreams.iter().all(|upstream| upstream.name != *name)) {
+            let known = config.upstreams.iter().map(|upstream| upstream.name.as_str());
+            let hint = Hint::among(name.as_str(), known);
+            settings.note(place, Problem::PatternOfNone { name: name.to_string(), hint });
+        }
+    }
 }
 
 fn tls(mut section: SectionReader<'_>) -> Option<TlsConfig> {
@@ -218,6 +243,7 @@ fn limits(mut section: SectionReader<'_>) -> LimitsConfig {
         max_connections: section.value("max_connections", value::count),
         max_connections_per_client: section.value("max_connections_per_client", value::count),
         connections_per_blob: section.value("connections_per_blob", value::count),
+        misses_per_client: section.value("misses_per_client", value::count),
     }
 }
 
@@ -227,5 +253,6 @@ fn timeouts(mut section: SectionReader<'_>) -> TimeoutsConfig {
         headers: section.value("headers", value::timeout),
         answer: section.value("answer", value::timeout),
         stall: section.value("stall", value::timeout),
+        revalidation: section.value("revalidation", value::timeout),
     }
 }

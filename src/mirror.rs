@@ -3,30 +3,36 @@
 
 mod access;
 mod blobs;
+mod callers;
 mod error;
+mod freshness;
 mod listings;
 mod manifests;
 mod outcome;
 mod prefetch;
 mod routing;
+mod slow;
 mod tags;
-mod trouble;
+mod wanted;
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::config::FreshnessConfig;
 use crate::fill::Fills;
 use crate::oci::{Digest, MediaType, RepositoryName, Tag, UpstreamName};
 use crate::store::{Kind, Store, TagRecord};
 use crate::upstream::Head;
-use crate::util::{Clock, SingleFlight};
+use crate::util::{Clock, Remembered, SingleFlight};
 
+use callers::Callers;
 use prefetch::Prefetch;
-use trouble::Trouble;
 
 pub use blobs::{BlobAnswer, BlobHead};
+pub use callers::Caller;
 pub use error::MirrorError;
 pub use listings::{Page, ReferrersAnswer, TagsAnswer};
 pub use manifests::{ManifestAnswer, Want};
@@ -40,13 +46,14 @@ const DOCUMENTS_IN_MEMORY: u64 = 16 << 20;
 /// How many small facts (tags, links, absences) are kept in memory, of each kind.
 const FACTS_IN_MEMORY: u64 = 100_000;
 
-/// How long things may take, and how long what is known is taken as true.
-#[derive(Clone, Copy, Debug)]
+/// How long things may take, how often they may be asked, and how long what is known is taken as true.
+#[derive(Clone, Debug)]
 pub struct Timing {
-    /// For how long a tag (or a listing) is served without asking its upstream.
-    pub tags: Duration,
-    /// For how long an upstream's 404 is remembered.
-    pub missing: Duration,
+    pub freshness: FreshnessConfig,
+    /// How long a client waits for an upstream before a stale tag is served; the question goes on.
+    pub revalidation: Duration,
+    /// How many questions a second upstreams are asked on behalf of one client.
+    pub misses_per_client: NonZeroU32,
     /// How long one question to an upstream may take, all told. Two of them, one after the other, must fit into the time that
     /// a client waits: what is cached is to be served instead before that is over.
     pub patience: Duration,
@@ -74,8 +81,10 @@ struct Shared {
     readable: moka::sync::Cache<ContentKey, Option<u64>>,
     /// What upstreams have said they have not.
     missing: moka::sync::Cache<MissingKey, ()>,
-    /// Upstreams that could not be asked a moment ago, and why.
-    troubles: moka::sync::Cache<UpstreamName, Trouble>,
+    slow: Remembered<UpstreamName, ()>,
+    callers: Callers,
+    /// What was noted a moment ago as asked for in vain.
+    wanted: Remembered<wanted::Key, ()>,
     listings: moka::sync::Cache<listings::Key, Arc<listings::Listing>>,
     fetches: SingleFlight<ContentKey, Result<Arc<Document>, MirrorError>>,
     resolutions: SingleFlight<TagKey, Result<TagRecord, MirrorError>>,
@@ -127,11 +136,15 @@ impl Mirror {
         prefetch: Option<Arc<dyn PrefetchObserver>>,
     ) -> Self {
         let facts = || FACTS_IN_MEMORY;
+        let missing = timing.freshness.missing;
         let shared = Shared {
             upstreams,
             store,
             fills,
             clock,
+            slow: Remembered::new(slow::REMEMBERED, slow::UPSTREAMS),
+            callers: Callers::new(timing.misses_per_client, timing.patience),
+            wanted: Remembered::new(wanted::PAUSE, wanted::REMEMBERED),
             timing,
             documents: moka::sync::Cache::builder()
                 .max_capacity(DOCUMENTS_IN_MEMORY)
@@ -140,8 +153,7 @@ impl Mirror {
             tags: moka::sync::Cache::new(facts()),
             awaiting_content: moka::sync::Cache::builder().max_capacity(facts()).time_to_live(Duration::from_secs(3600)).build(),
             readable: moka::sync::Cache::new(facts()),
-            missing: moka::sync::Cache::builder().max_capacity(facts()).time_to_live(timing.missing).build(),
-            troubles: moka::sync::Cache::builder().time_to_live(trouble::REMEMBERED).build(),
+            missing: moka::sync::Cache::builder().max_capacity(facts()).time_to_live(missing).build(),
             listings: moka::sync::Cache::builder()
                 .max_capacity(DOCUMENTS_IN_MEMORY)
                 .weigher(|_, listing: &Arc<listings::Listing>| weight(listing.body.len()))
@@ -176,10 +188,22 @@ impl Mirror {
         &self.shared.fills
     }
 
-    /// Whether what was checked at `checked_at` (milliseconds) can be taken as true now. A clock that was set back makes it stale, no more.
-    fn is_fresh(&self, checked_at: i64) -> bool {
-        let age = self.shared.clock.unix_millis().checked_sub(checked_at);
-        age.and_then(|age| u128::try_from(age).ok()).is_some_and(|age| age < self.shared.timing.tags.as_millis())
+    /// Notes that an upstream was asked on behalf of `caller` for what it does not have.
+    fn note_in_vain<T>(&self, caller: Caller, result: &Result<T, MirrorError>) {
+        if matches!(result, Err(MirrorError::Unknown(_))) {
+            self.shared.callers.note_in_vain(caller);
+        }
+    }
+
+    /// Forgets what is in memory of tags, manifests, rights and lists, because something was removed from the store: what is still
+    /// there is read from it again.
+    pub fn forget(&self) {
+        let Shared { documents, tags, awaiting_content, readable, listings, .. } = &*self.shared;
+        tags.invalidate_all();
+        documents.invalidate_all();
+        awaiting_content.invalidate_all();
+        readable.invalidate_all();
+        listings.invalidate_all();
     }
 }
 

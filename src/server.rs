@@ -13,7 +13,7 @@ mod respond;
 mod route;
 mod tls;
 
-pub use admin::{Lines, router as admin_router};
+pub use admin::{Lines, Tool, ToolAnswer, router as admin_router};
 pub use listener::{Listener, Settings};
 pub use registry::Registry;
 pub use tls::{TlsError, load as load_tls};

@@ -6,7 +6,7 @@
 //! <dir>/LOCK                              held by the one process that uses the folder
 //! <dir>/blobs/<alg>/<2 hex>/<hex>         content: the truth
 //! <dir>/ingest/                           parts in flight, and what may be gone on with of those that were
-//! <dir>/refs/<upstream>/<repository>/     tags and manifests of the repository: the truth about names
+//! <dir>/refs/<upstream>/<repository>/     tags, manifests and pins of the repository: the truth about names
 //! <dir>/catalog.sqlite                    all of that by index, and freshness and access times: can be lost
 //! ```
 
@@ -19,12 +19,15 @@ mod exclusive;
 mod filesystem;
 mod folder;
 mod health;
+mod holds;
 mod ingest;
 mod inspect;
 mod layout;
+mod name;
 mod parts;
-mod pins;
+mod pinning;
 mod refs;
+mod removal;
 mod scrub;
 mod walk;
 mod watch;
@@ -44,19 +47,23 @@ use self::exclusive::Exclusive;
 use self::filesystem::Guarded;
 use self::folder::Folder;
 use self::health::{Health, Operation};
+use self::holds::{Hold, Holds};
 use self::layout::Layout;
 use self::parts::Parts;
-use self::pins::{Pin, Pins};
 use self::refs::Refs;
 use crate::oci::Digest;
 use crate::util::{Clock, blocking};
 
 pub use catalog::{Catalog, CatalogError, Kind, Link, ListingRecord, TagRecord};
 pub use error::{OpenError, StoreError};
+pub use eviction::{Clearing, Evicted};
 pub use filesystem::{Entry, FileSystem, Metadata, OsFileSystem, Space, StoredFile};
 pub use ingest::{Ingest, PartWriter};
-pub use inspect::{Image, InspectError, Inspection};
+pub use inspect::{Image, InspectError, Inspection, Wanted};
+pub use name::{Name, NameError, Pin};
 pub use parts::PartMap;
+pub use pinning::{PinError, Pinned, PinnedBytes};
+pub use removal::{Removal, RemovalError};
 pub use scrub::{Verdict, Verified};
 
 /// Where a store is and how large it may become.
@@ -68,6 +75,9 @@ pub struct StoreConfig {
     /// bytes for each content, nor what the file system needs for itself.
     pub max_bytes: u64,
 }
+
+/// How long those who wait for the catalog wait at a time.
+const NAP: Duration = Duration::from_millis(200);
 
 /// An open store. Cheap to clone; the folder is free for another process when the last clone, and all work it does, is gone.
 #[derive(Clone)]
@@ -82,7 +92,7 @@ pub struct Content {
     pub file: Arc<dyn StoredFile>,
     /// Bytes.
     pub size: u64,
-    _pin: Arc<Pin>,
+    _hold: Arc<Hold>,
 }
 
 /// Numbers of a store, for metrics. Counts begin when it is opened.
@@ -112,8 +122,8 @@ pub struct StoreStats {
 }
 
 impl Content {
-    fn new(file: Arc<dyn StoredFile>, size: u64, pin: Pin) -> Self {
-        Self { file, size, _pin: Arc::new(pin) }
+    fn new(file: Arc<dyn StoredFile>, size: u64, hold: Hold) -> Self {
+        Self { file, size, _hold: Arc::new(hold) }
     }
 }
 
@@ -137,7 +147,7 @@ impl Store {
 
         let (requester, requests, walks) = walk::Requester::new();
         requester.send();
-        let on_renewed = Box::new(move || requester.send());
+        let on_renewed = Box::new(move || requester.send_for_new_catalog());
         let (database, budget) =
             Database::open(layout.catalog(), Arc::clone(&folder), config.max_bytes, Arc::clone(&clock), on_renewed)?;
         let health = Arc::new(Health::default());
@@ -163,7 +173,8 @@ impl Store {
             catalog: Arc::clone(&catalog),
             budget,
             min_free: AtomicU64::new(0),
-            pins: Pins::default(),
+            holds: Holds::default(),
+            room: Mutex::default(),
             claims: Exclusive::new(),
             evicting: Mutex::default(),
             evictions: AtomicU64::new(0),
@@ -226,6 +237,83 @@ impl Store {
         self.blobs.catalog.folder.announce(address)
     }
 
+    /// Waits until the catalog agrees with the folder, so that what it does not know is not there.
+    pub async fn settled(&self) {
+        while self.blobs.walks.is_any() {
+            tokio::time::sleep(NAP).await;
+        }
+    }
+
+    /// All pins, and what each of them keeps.
+    ///
+    /// # Errors
+    /// [`PinError::Store`] if the catalog fails.
+    pub async fn pins(&self) -> Result<Vec<Pinned>, PinError> {
+        self.settled().await;
+        let blobs = Arc::clone(&self.blobs);
+        off_thread(move || blobs.pins()).await?
+    }
+
+    /// Pins what is named, so that it is not evicted, with all that belongs to it, whether it is here or comes later. Gives what each
+    /// of the pins keeps now.
+    ///
+    /// # Errors
+    /// [`PinError::Store`]; the names before the one that failed are pinned.
+    pub async fn pin(&self, pins: Vec<Pin>) -> Result<Vec<Pinned>, PinError> {
+        self.settled().await;
+        let blobs = Arc::clone(&self.blobs);
+        off_thread(move || blobs.pin(pins)).await?
+    }
+
+    /// Takes pins away. What no other pin keeps can be evicted from now on. Gives what they kept.
+    ///
+    /// # Errors
+    /// [`PinError`]; if one of them is not pinned, none is taken away.
+    pub async fn unpin(&self, pins: Vec<Pin>) -> Result<Vec<Pinned>, PinError> {
+        self.settled().await;
+        let blobs = Arc::clone(&self.blobs);
+        off_thread(move || blobs.unpin(&pins)).await?
+    }
+
+    /// What is pinned of the content at rest.
+    pub async fn pinned(&self) -> PinnedBytes {
+        let store = self.clone();
+        off_thread(move || store.pinned_blocking()).await.unwrap_or_default()
+    }
+
+    /// As [`Store::pinned`], for who may block. It takes microseconds as a rule.
+    pub fn pinned_blocking(&self) -> PinnedBytes {
+        self.blobs.pinned()
+    }
+
+    /// Removes what is named, and the content that nothing else refers to; who has it open reads on. With `is_dry`, only tells what
+    /// would be removed. What is pinned is refused unless `force`; the pins stay in any case.
+    ///
+    /// # Errors
+    /// [`RemovalError`]; then nothing has been removed.
+    pub async fn remove_named(&self, names: Vec<Name>, is_dry: bool, force: bool) -> Result<Removal, RemovalError> {
+        self.settled().await;
+        let blobs = Arc::clone(&self.blobs);
+        off_thread(move || blobs.remove_named(&names, is_dry, force)).await?
+    }
+
+    /// Evicts until `free` bytes of the budget are free, or all that may go is gone. With `is_dry`, only tells what would go.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the catalog fails.
+    pub async fn clear(&self, free: u64, is_dry: bool) -> Result<Clearing, StoreError> {
+        self.settled().await;
+        let blobs = Arc::clone(&self.blobs);
+        off_thread(move || blobs.clear(free, is_dry)).await?
+    }
+
+    /// How many images there are by their names, tags included whose content is gone.
+    pub async fn count_images(&self) -> u64 {
+        let blobs = Arc::clone(&self.blobs);
+        let count = move || blobs.catalog.read("count images", catalog::holdings::count_images);
+        off_thread(count).await.ok().flatten().unwrap_or(0)
+    }
+
     /// Reads all content again and verifies it, one after the other; what is wrong is removed. Waits until the catalog agrees with the
     /// folder, so that nothing is left out.
     pub fn verify_all(&self) -> impl Stream<Item = Verified> + Send + 'static + use<> {
@@ -260,6 +348,12 @@ impl Store {
     /// Lowers the limit on bytes to `max_bytes`, if it is higher. What is at rest beyond that goes when room is made.
     pub fn limit(&self, max_bytes: u64) {
         self.blobs.budget.limit(max_bytes);
+    }
+
+    /// Lowers the limit on bytes, if it is higher, to what is at rest and `room` bytes more, as soon as it is known what is at rest:
+    /// a catalog that was lost, or is half made, would have it that this is little, and what is cached would go.
+    pub fn limit_growth(&self, room: u64) {
+        self.blobs.limit_growth(room);
     }
 
     /// Has so many bytes of the file system left to others from now on: content goes, or is not stored, rather than that.

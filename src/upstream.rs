@@ -8,7 +8,6 @@ mod challenge;
 mod clients;
 mod error;
 mod grant;
-mod pace;
 mod rate_limit;
 mod realm;
 mod redirect;
@@ -40,6 +39,11 @@ pub trait Origin: Send + Sync + 'static {
     /// # Errors
     /// See [`UpstreamError`]: an error is always one of this upstream, and says which kind of one.
     fn ask(&self, question: Question) -> BoxFuture<'static, Result<Answer, UpstreamError>>;
+
+    /// Why no pull should be spent on what can be served from the cache as it is: [`UpstreamError::Saving`], or nothing.
+    fn saving(&self) -> Option<UpstreamError> {
+        None
+    }
 }
 
 /// What is asked of a registry.

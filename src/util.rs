@@ -3,6 +3,7 @@
 mod blocking;
 mod clock;
 mod jitter;
+mod pace;
 mod remembered;
 mod secret;
 #[cfg(test)]
@@ -12,6 +13,7 @@ mod single_flight;
 pub use blocking::blocking;
 pub use clock::{Clock, SystemClock};
 pub use jitter::jitter;
+pub use pace::{Pace, TooLong};
 pub use remembered::Remembered;
 pub use secret::Secret;
 pub use single_flight::SingleFlight;

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use larder::config::{Config, Fallback, KEYS, Kind, LogFormat, MaxSize, Table, UpstreamConfig};
+use larder::config::{Config, Fallback, KEYS, Kind, Lifetime, LogFormat, MaxSize, Table, UpstreamConfig};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -83,6 +83,9 @@ fn heading(line: &str) -> Option<Table> {
     if name.starts_with("upstreams.") {
         return Some(Table::Upstream);
     }
+    if name.starts_with("tags.") {
+        return Some(Table::Tags);
+    }
     let table = KEYS.iter().map(|key| key.table).find(|table| matches!(table, Table::Named(known) if *known == name));
     Some(table.unwrap_or_else(|| panic!("[{name}] is no table")))
 }
@@ -131,6 +134,15 @@ fn the_example_with_everything_uncommented_is_valid_and_its_defaults_are_the_def
     assert_eq!((tls.cert, tls.key), (folder.0.path().join("tls/cert.pem"), folder.0.path().join("tls/key.pem")));
     let mut rest = all.clone();
     rest.tls = None;
+    let rules = std::mem::take(&mut rest.freshness.rules);
+    assert_eq!(
+        rules.iter().map(|rule| rule.pattern.to_string()).collect::<Vec<_>>(),
+        ["docker.io/**:{semver}", "harbor.example.org/**"]
+    );
+    assert_eq!(
+        (rules[0].fresh_for, rules[1].stale_for),
+        (Some(Lifetime::Forever), Some(Lifetime::For(Duration::from_secs(3600))))
+    );
     rest.upstreams = default.upstreams.clone();
     assert_eq!(rest, default);
 
@@ -150,7 +162,8 @@ fn the_example_with_everything_uncommented_is_valid_and_its_defaults_are_the_def
 
 #[test]
 fn lists_have_no_default_but_the_empty_one() {
-    assert!(KEYS.iter().filter(|key| key.kind == Kind::List).all(|key| key.default == Fallback::Value("")));
+    let lists = KEYS.iter().filter(|key| key.kind == Kind::List && key.default != Fallback::Computed);
+    assert!(lists.map(|key| key.default).all(|default| default == Fallback::Value("")));
 }
 
 // --- what is meant ---
@@ -162,7 +175,8 @@ fn without_any_configuration_the_public_registries_are_there() {
     assert_eq!(config.admin.listen.to_string(), "127.0.0.1:5051");
     assert_eq!((config.cache.dir.as_path(), config.cache.max_size), (Path::new("/home/ada/.cache/larder"), MaxSize::Share(80)));
     assert!(!config.cache.prefetch);
-    assert_eq!((config.freshness.tags, config.freshness.missing), (Duration::from_secs(60), Duration::from_secs(30)));
+    assert_eq!(config.freshness.general.fresh_for, Lifetime::For(Duration::from_secs(60)));
+    assert_eq!((config.freshness.general.stale_for, config.freshness.missing), (Lifetime::Forever, Duration::from_secs(30)));
     assert_eq!((config.tls, config.log.format, config.log.level), (None, LogFormat::Text, tracing::Level::INFO));
     assert_eq!(config.timeouts.answer, Duration::from_secs(25));
 
@@ -275,6 +289,18 @@ fn every_finding_names_its_place_and_says_what_to_write() {
             NO_HINT,
         ),
         ("[cache]\nmax_size = \"50\"", "./larder.toml:2:12: `cache.max_size`: \"50\" lacks a unit", "50GB, 50GiB or 80%"),
+        (
+            "[freshness]\nrefuse_stale = [\"timeouts\"]",
+            "./larder.toml:2:17: `freshness.refuse_stale`: \"timeouts\" is none of the words for it; did you mean `timeout`?",
+            NO_HINT,
+        ),
+        ("[tags.\"alpine\"]\nfresh_for = \"1m\"", "./larder.toml:1:7: this means no repository", "UPSTREAM/REPOSITORY:TAG"),
+        ("[tags.\"quai.io/**\"]", "./larder.toml:1:7: no upstream is called `quai.io`", "did you mean `quay.io`?"),
+        (
+            "[tags.\"quay.io/**\"]\nfresh = \"1m\"",
+            "./larder.toml:2:1: unknown key `fresh` in [tags.\"quay.io/**\"]; did you mean `fresh_for`?",
+            NO_HINT,
+        ),
         ("[freshness]\ntags = \"5 min\"", "./larder.toml:2:8: `freshness.tags`: \"5 min\" is no duration", "90s, 1h30m or 250ms"),
         ("[freshness]\nmissing = \"2m\"", "./larder.toml:2:11: `freshness.missing`: \"2m\" is longer than 60s", NO_HINT),
         ("[tls]\ncert = \"x\"", "./larder.toml:2:8: `tls.cert` needs `tls.key` beside it", NO_HINT),

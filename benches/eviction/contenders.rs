@@ -55,7 +55,7 @@ macro_rules! larder_but {
 }
 
 /// Larder's policy with one choice made otherwise.
-pub(crate) const CHOICES: [Contender; 10] = [
+pub(crate) const CHOICES: [Contender; 12] = [
     LARDER,
     larder_but!("every read is a use, however soon",),
     larder_but!("no class of small content", small: 0.0),
@@ -65,6 +65,8 @@ pub(crate) const CHOICES: [Contender; 10] = [
     larder_but!("two uses to leave probation", enough: 2),
     larder_but!("no memory of what went", memory: 0.0),
     larder_but!("half the memory", memory: 0.5),
+    larder_but!("at most 16 in a row stay", patience: 16),
+    larder_but!("all stay that have been used", patience: u32::MAX),
     larder_but!("with a layer, what is left of its images", whole_images: true),
 ];
 

@@ -64,8 +64,12 @@ impl<K: Copy + Eq + Hash> Model<K> {
         if size > self.budget || self.contains(&key) {
             return;
         }
+        let mut spared = 0;
         while self.used + size > self.budget {
-            self.decide();
+            match self.decide(spared) {
+                Verdict::Stay { .. } => spared += 1,
+                Verdict::Go { .. } => spared = 0,
+            }
         }
         let class = Class::of(size, is_manifest);
         let remembered = self.memory(class).forget(&key);
@@ -86,13 +90,14 @@ impl<K: Copy + Eq + Hash> Model<K> {
         *self.occupancy.bytes(queue) += size;
     }
 
-    fn decide(&mut self) {
+    fn decide(&mut self, spared: u32) -> Verdict {
         let queue = self.occupancy.next(self.budget).expect("what is used is in a queue");
         let key = self.queues[queue.index()].pop_front().expect("a queue with bytes has contents");
         let content = self.contents.get_mut(&key).expect("what is in a queue is there");
         let (size, class) = (content.size, content.class);
         *self.occupancy.bytes(queue) -= size;
-        match queue.verdict(content.uses) {
+        let verdict = queue.verdict(content.uses, spared);
+        match verdict {
             Verdict::Stay { spent } => {
                 content.uses -= spent;
                 self.push(key, size, Queue::new(class, Stage::Main));
@@ -106,6 +111,7 @@ impl<K: Copy + Eq + Hash> Model<K> {
                 }
             }
         }
+        verdict
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
+use super::policy::PATIENCE;
 use super::replay::Policy;
 use super::workload::Trace;
 
@@ -24,11 +25,15 @@ pub(crate) struct Settings {
     pub(crate) enough: u8,
     /// When one layer goes, those go that belong to no other image which is still complete.
     pub(crate) whole_images: bool,
+    /// How many may stay, one after the other, before one goes however much it was used.
+    pub(crate) patience: u32,
 }
 
 impl Settings {
-    pub(crate) const PAPER: Self = Self { small: 0.0, probation: 0.1, memory: 0.9, enough: 2, whole_images: false };
-    pub(crate) const LARDER: Self = Self { small: 0.05, probation: 0.05, memory: 1.0, enough: 1, whole_images: false };
+    pub(crate) const PAPER: Self =
+        Self { small: 0.0, probation: 0.1, memory: 0.9, enough: 2, whole_images: false, patience: u32::MAX };
+    pub(crate) const LARDER: Self =
+        Self { small: 0.05, probation: 0.05, memory: 1.0, enough: 1, whole_images: false, patience: PATIENCE };
 }
 
 pub(crate) struct S3Fifo {
@@ -101,7 +106,8 @@ impl S3Fifo {
     }
 
     fn evict(&mut self, trace: &Trace) {
-        loop {
+        for spared in 0.. {
+            let is_patient = spared < self.settings.patience;
             let bytes = |class: usize| self.classes[class].bytes.iter().sum::<u64>();
             let small_share = (self.settings.small * self.capacity as f64) as u64;
             let class = usize::from(bytes(1) > 0 && bytes(0) <= small_share);
@@ -111,8 +117,8 @@ impl S3Fifo {
             let object = *self.classes[class].queues[queue].values().next().expect("it has bytes");
             let known = self.remove(trace, object);
             match queue {
-                PROBATION if known.uses >= self.settings.enough => self.append(trace, object, class, MAIN, 0),
-                MAIN if known.uses > 0 => self.append(trace, object, class, MAIN, known.uses - 1),
+                PROBATION if known.uses >= self.settings.enough && is_patient => self.append(trace, object, class, MAIN, 0),
+                MAIN if known.uses > 0 && is_patient => self.append(trace, object, class, MAIN, known.uses - 1),
                 _ => {
                     self.used -= trace.size(object);
                     if queue == PROBATION {

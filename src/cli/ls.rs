@@ -45,7 +45,7 @@ fn name_of(image: &Image) -> String {
 }
 
 /// Whether `name` is what `prefix` names, or belongs to it: an upstream, a namespace, a repository or an image.
-fn is_below(name: &str, prefix: &str) -> bool {
+pub(super) fn is_below(name: &str, prefix: &str) -> bool {
     name.strip_prefix(prefix.trim_end_matches('/')).is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', ':', '@']))
 }
 
@@ -58,13 +58,14 @@ fn object(image: &Image) -> serde_json::Value {
         "digest": image.digest.to_string(),
         "size": image.size,
         "missing": image.missing,
+        "pinned": image.is_pinned,
         "pulled_at": image.pulled_at.map(|millis| millis / 1000),
         "checked_at": image.checked_at.map(|millis| millis / 1000),
     })
 }
 
 fn table(images: &[Image], now: i64) -> String {
-    let mut rows = vec![["IMAGE", "DIGEST", "SIZE", "PULLED", "CHECKED"].map(str::to_owned)];
+    let mut rows = vec![["IMAGE", "DIGEST", "SIZE", "PULLED", "CHECKED", "PIN"].map(str::to_owned)];
     rows.extend(images.iter().map(|image| {
         let size = match image.missing {
             0 => gigabytes(image.size),
@@ -78,10 +79,16 @@ fn table(images: &[Image], now: i64) -> String {
             size,
             ago(image.pulled_at, now),
             ago(image.checked_at, now),
+            if image.is_pinned { "pinned" } else { "" }.to_owned(),
         ]
     }));
-    let widths: [usize; 5] = std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
-    let line = |row: &[String; 5]| {
+    columns(&rows)
+}
+
+/// Rows as lines, with their cells below each other.
+pub(super) fn columns<const N: usize>(rows: &[[String; N]]) -> String {
+    let widths: [usize; N] = std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
+    let line = |row: &[String; N]| {
         let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
     };
@@ -89,7 +96,7 @@ fn table(images: &[Image], now: i64) -> String {
 }
 
 /// How long ago that was, in the largest unit that there is one of.
-fn ago(at: Option<i64>, now: i64) -> String {
+pub(super) fn ago(at: Option<i64>, now: i64) -> String {
     let Some(at) = at else { return "-".to_owned() };
     let since = Duration::from_millis(u64::try_from(now.saturating_sub(at)).unwrap_or(0)).as_secs();
     match since {
@@ -113,6 +120,7 @@ mod tests {
             digest: Digest::sha256(b"x"),
             size: 3_600_000_000,
             missing: 0,
+            is_pinned: false,
             pulled_at: Some(0),
             checked_at: None,
         }
@@ -132,11 +140,11 @@ mod tests {
 
     #[test]
     fn the_table_says_what_there_is() {
-        let incomplete = Image { missing: 2, ..image(None) };
+        let incomplete = Image { missing: 2, is_pinned: true, ..image(None) };
         let expected = "\
-            IMAGE                          DIGEST               SIZE                 PULLED   CHECKED\n\
+            IMAGE                          DIGEST               SIZE                 PULLED   CHECKED  PIN\n\
             docker.io/library/alpine:3.20  sha256:2d711642b726  3.60 GB              3 d ago  -\n\
-            docker.io/library/alpine       sha256:2d711642b726  3.60 GB (2 missing)  3 d ago  -\n";
+            docker.io/library/alpine       sha256:2d711642b726  3.60 GB (2 missing)  3 d ago  -        pinned\n";
         assert_eq!(table(&[image(Some("3.20")), incomplete], 3 * 86_400_000 + 5), expected);
         assert_eq!(
             [(Some(0), 0), (Some(9), 0), (Some(0), 7_200_000), (Some(0), 130_000)].map(|(at, now)| ago(at, now)),

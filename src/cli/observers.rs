@@ -85,13 +85,14 @@ impl PrefetchObserver for PrefetchCounts {
     }
 }
 
-/// What the metrics show of the mirror's state.
+/// What the metrics show of the mirror's state. Blocks, for microseconds as a rule.
 pub(super) fn levels(mirror: &Mirror) -> Levels {
     let store = mirror.store().stats();
     Levels {
         fills_in_flight: mirror.fills().count() as u64,
         cache_bytes: store.bytes,
         cache_reserved_bytes: store.reserved,
+        cache_pinned_bytes: mirror.store().pinned_blocking().bytes,
         cache_capacity_bytes: store.max_bytes,
         cache_blobs: store.blobs,
         evictions: store.evictions,

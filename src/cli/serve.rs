@@ -15,12 +15,18 @@ use tokio::sync::watch;
 use tracing::level_filters::LevelFilter;
 
 use super::banner::{self, Facts};
+use super::capacity::{self, bytes_of};
+use super::errand::{self, Keeper, Served};
+use super::gc::Gc;
 use super::observers::{FillCounts, PrefetchCounts, UpstreamCounts, levels, outcomes, prefetch_outcomes};
+use super::pin::{SetPins, Unpin};
+use super::rm::Rm;
+use super::stats::AskStats;
 use super::{fail, load, verify};
-use crate::config::{self, Config, MaxSize, UpstreamConfig};
+use crate::config::{self, Config, UpstreamConfig};
 use crate::fill::{Fills, Lanes, Limits};
 use crate::mirror::{Mirror, PrefetchObserver, Timing, Upstream, Upstreams};
-use crate::server::{Listener, Registry as RegistryApi, Settings, admin_router, load_tls};
+use crate::server::{Listener, Registry as RegistryApi, Settings, Tool, admin_router, load_tls};
 use crate::store::{OsFileSystem, Store, StoreConfig};
 use crate::telemetry::{LogFormat, Metrics, init_logging};
 use crate::upstream::{Registry, RegistryConfig};
@@ -114,9 +120,7 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
         let open = move || Store::open(store_config, Arc::new(OsFileSystem), clock);
         tokio::task::spawn_blocking(open).await.context("opening the cache was abandoned")??
     };
-    if let MaxSize::Share(_) = config.cache.max_size {
-        store.limit(store.stats().bytes.saturating_add(room(&config.cache.dir)?));
-    }
+    capacity::limit(&store, &config.cache)?;
     store.keep_free(bytes_of(config.cache.min_free, &config.cache.dir)?);
     let max_bytes = store.stats().max_bytes;
     if !config.cache.verify_within.is_zero() {
@@ -132,7 +136,12 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     let fills = Fills::new(store.clone(), limits, Arc::new(FillCounts(Arc::clone(&metrics))));
     // A tag costs two questions at the most, and leaves a fifth of the time for serving what is cached instead.
     let patience = config.timeouts.answer.mul_f64(0.4);
-    let timing = Timing { tags: config.freshness.tags, missing: config.freshness.missing, patience };
+    let timing = Timing {
+        freshness: config.freshness.clone(),
+        revalidation: config.timeouts.revalidation,
+        misses_per_client: config.limits.misses_per_client,
+        patience,
+    };
     let prefetch = config.cache.prefetch.then(|| Arc::new(PrefetchCounts(Arc::clone(&metrics))) as Arc<dyn PrefetchObserver>);
     let mirror = Mirror::new(upstreams, store, fills, clock, timing, prefetch);
 
@@ -163,15 +172,11 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
         let mirror = mirror.clone();
         Arc::new(move |metrics: &Metrics| metrics.set_levels(&levels(&mirror)))
     };
-    let verify = {
-        let store = mirror.store().clone();
-        Arc::new(move || verify::as_lines(&store))
-    };
     let trouble = {
         let store = mirror.store().clone();
         Arc::new(move || store.trouble())
     };
-    let router = admin_router(Arc::clone(&metrics), refresh, Arc::clone(&is_draining), trouble, verify);
+    let router = admin_router(Arc::clone(&metrics), refresh, Arc::clone(&is_draining), trouble, tools(&mirror, &metrics));
     // The admin listener answers until the very end: that is when its answers matter.
     let admin = tokio::spawn(async move { axum::serve(admin, router).await });
 
@@ -194,6 +199,20 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     admin.abort();
     tracing::info!("stopped");
     Ok(())
+}
+
+/// What the command line can have this server do.
+fn tools(mirror: &Mirror, metrics: &Arc<Metrics>) -> Vec<Tool> {
+    let server = Served { mirror: mirror.clone(), metrics: Arc::clone(metrics) };
+    let keeper = Keeper { store: mirror.store().clone(), server: Some(server) };
+    vec![
+        verify::tool(&keeper),
+        errand::tool::<AskStats>(&keeper),
+        errand::tool::<Rm>(&keeper),
+        errand::tool::<SetPins>(&keeper),
+        errand::tool::<Unpin>(&keeper),
+        errand::tool::<Gc>(&keeper),
+    ]
 }
 
 fn announce(config: &Config, listener: &Listener, admin: &TcpListener, is_tls: bool, max_bytes: u64) -> anyhow::Result<()> {
@@ -254,26 +273,6 @@ fn upstream(upstream: &UpstreamConfig, config: &Config, metrics: &Arc<Metrics>) 
         official_namespace: (upstream.name.as_str() == "docker.io").then_some("library"),
         origin: Arc::new(registry),
     })
-}
-
-/// How many bytes more the file system of `dir` can take, with a twentieth of it left to others. A share of a file system that is in
-/// use already is no promise that others would have to keep.
-fn room(dir: &Path) -> anyhow::Result<u64> {
-    let system = rustix::fs::statvfs(dir).with_context(|| format!("cannot tell the free space of {}", dir.display()))?;
-    Ok(system.f_bavail.saturating_sub(system.f_blocks / 20).saturating_mul(system.f_frsize))
-}
-
-/// A size in bytes. A share is one of the file system that the folder is on, or will be.
-fn bytes_of(size: MaxSize, dir: &Path) -> anyhow::Result<u64> {
-    let share = match size {
-        MaxSize::Bytes(bytes) => return Ok(bytes),
-        MaxSize::Share(percent) => u64::from(percent),
-    };
-    let dir = std::path::absolute(dir).context("the cache's folder has no absolute path")?;
-    let existing = dir.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/"));
-    let system =
-        rustix::fs::statvfs(existing).with_context(|| format!("cannot tell the size of the file system of {}", dir.display()))?;
-    Ok((system.f_blocks.saturating_mul(system.f_frsize) / 100).saturating_mul(share))
 }
 
 async fn stopped(mut stopping: watch::Receiver<bool>) {

@@ -1,26 +1,26 @@
 //! `larder verify`: reads all that is cached again, in the folder alone or by way of the server that has it, and says what was wrong.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::path::Path;
-use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use futures::{Stream, StreamExt, stream};
-use http_body::Body as _;
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::TokioExecutor;
+use futures::{FutureExt, Stream, StreamExt, future, stream};
+use http::Method;
+use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 
-use super::banner::{gigabytes, reachable};
+use super::banner::gigabytes;
+use super::errand::{self, Cache, Keeper};
 use super::{FAILED, fail, load};
-use crate::config::{Config, MaxSize};
-use crate::server::Lines;
-use crate::store::{OpenError, OsFileSystem, Store, StoreConfig, Verdict, Verified};
-use crate::util::SystemClock;
+use crate::config::Config;
+use crate::server::{Tool, ToolAnswer};
+use crate::store::{Store, Verdict, Verified};
+
+/// Where it is asked for on the admin listener.
+const PATH: &str = "/verify";
 
 /// Something that is cached was not what it should be. It is gone now.
 const FOUND_DAMAGE: u8 = 1;
@@ -57,9 +57,7 @@ pub(super) fn run(file: Option<&Path>, json: bool) -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-    let outcome = runtime.context("cannot start the runtime").and_then(|runtime| runtime.block_on(verify(&config, json)));
-    match outcome {
+    match errand::block_on(verify(&config, json)) {
         Ok(Totals { damaged: 0, .. }) => ExitCode::SUCCESS,
         Ok(_) => ExitCode::from(FOUND_DAMAGE),
         Err(error) => fail(format_args!("{error:#}"), FAILED),
@@ -67,26 +65,9 @@ pub(super) fn run(file: Option<&Path>, json: bool) -> ExitCode {
 }
 
 async fn verify(config: &Config, json: bool) -> anyhow::Result<Totals> {
-    if !config.cache.dir.exists() {
-        bail!("there is no cache at {}", config.cache.dir.display());
-    }
-    // Nothing is evicted here, so that the budget does not matter.
-    let max_bytes = match config.cache.max_size {
-        MaxSize::Bytes(bytes) => bytes,
-        MaxSize::Share(_) => u64::MAX,
-    };
-    let store_config = StoreConfig { dir: config.cache.dir.clone(), max_bytes };
-    let opened = tokio::task::spawn_blocking(move || Store::open(store_config, Arc::new(OsFileSystem), Arc::new(SystemClock)));
-    let mut lines = match opened.await.context("opening the cache was abandoned")? {
-        Ok(store) => lines(&store).map(Ok).boxed(),
-        Err(OpenError::InUse { address, .. }) => {
-            let address = address.map_or(config.admin.listen, reachable);
-            lines_of(address)
-                .await
-                .with_context(|| format!("the server that has the cache, at {address}, cannot be asked"))?
-                .boxed()
-        }
-        Err(error) => return Err(error.into()),
+    let mut lines = match Cache::open(config).await? {
+        Cache::Here(keeper) => lines(&keeper.store).map(Ok).boxed(),
+        Cache::At(address) => lines_of(errand::ask(address, Method::POST, PATH, String::new()).await?).boxed(),
     };
     while let Some(line) = lines.next().await {
         let line = line?;
@@ -118,7 +99,7 @@ fn summary(totals: Totals) -> String {
 }
 
 /// Verifies all that is in `store`, and tells about it line by line (JSON).
-pub(super) fn lines(store: &Store) -> impl Stream<Item = String> + Send + 'static + use<> {
+fn lines(store: &Store) -> impl Stream<Item = String> + Send + 'static + use<> {
     let verified = store.verify_all().map(Some).chain(stream::once(async { None }));
     let state = (Totals::default(), Instant::now());
     let lines = verified.scan(state, |(totals, told), verified| {
@@ -136,7 +117,7 @@ pub(super) fn lines(store: &Store) -> impl Stream<Item = String> + Send + 'stati
             }
             None => vec![Line::Done(*totals)],
         };
-        futures::future::ready(Some(stream::iter(lines)))
+        future::ready(Some(stream::iter(lines)))
     });
     lines.flatten().map(|line| serde_json::to_string(&line).expect("numbers and a digest are JSON"))
 }
@@ -156,23 +137,16 @@ impl Totals {
     }
 }
 
-/// Has the server at `address` verify all that it has.
-async fn lines_of(address: SocketAddr) -> anyhow::Result<impl Stream<Item = anyhow::Result<String>> + Send> {
-    let client = Client::builder(TokioExecutor::new()).build_http::<String>();
-    let request = http::Request::post(format!("http://{address}/verify")).body(String::new())?;
-    let response = client.request(request).await?;
-    if !response.status().is_success() {
-        bail!("it answers {}", response.status());
-    }
-    let state = (response.into_body(), Vec::new(), VecDeque::new());
-    Ok(stream::try_unfold(state, |(mut body, mut rest, mut lines)| async move {
+/// The lines of a server's answer.
+fn lines_of(body: Incoming) -> impl Stream<Item = anyhow::Result<String>> + Send {
+    let state = (body, Vec::new(), VecDeque::new());
+    stream::try_unfold(state, |(mut body, mut rest, mut lines)| async move {
         loop {
             if let Some(line) = lines.pop_front() {
                 return Ok(Some((line, (body, rest, lines))));
             }
-            let frame = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
-            let Some(frame) = frame.transpose()? else { return Ok(None) };
-            rest.extend_from_slice(&frame.into_data().unwrap_or_default());
+            let Some(frame) = errand::next_frame(&mut body).await.transpose()? else { return Ok(None) };
+            rest.extend_from_slice(&frame);
             while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = rest.drain(..=end).collect();
                 lines.push_back(String::from_utf8(line)?.trim_end().to_owned());
@@ -181,12 +155,14 @@ async fn lines_of(address: SocketAddr) -> anyhow::Result<impl Stream<Item = anyh
                 bail!("a line of its answer is too long");
             }
         }
-    }))
+    })
 }
 
 /// For the admin listener.
-pub(super) fn as_lines(store: &Store) -> Lines {
-    lines(store).boxed()
+pub(super) fn tool(keeper: &Keeper) -> Tool {
+    let store = keeper.store.clone();
+    let answer = move |_| future::ready(ToolAnswer::Lines(lines(&store).boxed())).boxed();
+    Tool { path: PATH, is_safe: false, answer: Arc::new(answer) }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::pattern::PatternError;
 use super::suggest::Hint;
 use super::value::ValueError;
 
@@ -85,6 +86,11 @@ pub enum Problem {
     SecondDefault(String),
     #[error("then no upstream is the default, for names without a registry: write `default = true` in another one")]
     NoDefault,
+
+    #[error("this {0}")]
+    BadPattern(PatternError),
+    #[error("no upstream is called `{name}`, so that this means no tag; {hint}")]
+    PatternOfNone { name: String, hint: Hint },
 
     #[error("give either `password` or `password_file`, not both")]
     TwoPasswords,

@@ -10,6 +10,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::error::{Place, Problem};
 use super::keys::{self, KEYS, Key, Kind, Table};
+use super::pattern::TagPattern;
 use super::settings::{Located, Section, Setting, Settings};
 use super::suggest::{Hint, nearest};
 use crate::oci::UpstreamName;
@@ -47,14 +48,18 @@ impl File<'_> {
             match (known, value.get_ref()) {
                 (Some(known), DeValue::Table(table)) => self.section(&Section::Named(known), table),
                 (None, DeValue::Table(table)) if name.get_ref() == "upstreams" => self.upstreams(table),
+                (None, DeValue::Table(table)) if name.get_ref() == "tags" => self.patterns(table),
                 (None, DeValue::Table(_)) if keys::in_table(Table::Top).all(|key| key.name != name.get_ref()) => {
-                    let hint = Hint::among(name.get_ref(), keys::table_names().into_iter().chain(["upstreams"]));
+                    let hint = Hint::among(name.get_ref(), keys::table_names().into_iter().chain(["tags", "upstreams"]));
                     let name = name.get_ref().to_string();
                     self.note(value.span(), Problem::UnknownTable { name, hint });
                 }
                 (Some(_), other) => self.wrong_type(name.get_ref(), "a table", other, value.span()),
                 (None, other) if name.get_ref() == "upstreams" => {
                     self.wrong_type("upstreams", "a table per upstream, [upstreams.\"NAME\"]", other, value.span());
+                }
+                (None, other) if name.get_ref() == "tags" => {
+                    self.wrong_type("tags", "a table per pattern, [tags.\"PATTERN\"]", other, value.span());
                 }
                 (None, _) => self.entry(&Section::Top, (name, value)),
             }
@@ -81,6 +86,24 @@ impl File<'_> {
                 self.note(name.span(), Problem::UpstreamTwice(upstream.to_string()));
             }
             self.section(&Section::Upstream(upstream), table);
+        }
+    }
+
+    fn patterns(&mut self, table: &DeTable<'_>) {
+        for (text, value) in table {
+            let DeValue::Table(table) = value.get_ref() else {
+                let path = format!("tags.{}", text.get_ref().escape_debug());
+                self.wrong_type(&path, "a table", value.get_ref(), value.span());
+                continue;
+            };
+            match text.get_ref().parse::<TagPattern>() {
+                Ok(pattern) => {
+                    let place = self.place(text.span().start);
+                    self.settings.patterns.push((pattern, place));
+                    self.section(&Section::Tags(text.get_ref().to_string()), table);
+                }
+                Err(error) => self.note(text.span(), Problem::BadPattern(error)),
+            }
         }
     }
 
@@ -204,6 +227,7 @@ fn hint_for_key(name: &str, table: Table) -> Hint {
             Table::Top => format!("{name}` before the first table, not `{name}"),
             Table::Named(table) => format!("{table}.{name}"),
             Table::Upstream => format!("upstreams.\"NAME\".{name}"),
+            Table::Tags => format!("tags.\"PATTERN\".{name}"),
         }),
         _ => Hint::among(name, siblings()),
     }

@@ -3,7 +3,7 @@
 
 use self::Fallback::{Absent, Computed, Value};
 use self::Kind::{Flag, List, Number, Text};
-use self::Table::{Named, Top, Upstream};
+use self::Table::{Named, Tags, Top, Upstream};
 
 /// One key of the configuration.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +25,8 @@ pub enum Table {
     Named(&'static str),
     /// Under `[upstreams."NAME"]`.
     Upstream,
+    /// Under `[tags."PATTERN"]`. These have no environment variables.
+    Tags,
 }
 
 /// The TOML type of a key's value.
@@ -89,7 +91,11 @@ pub const KEYS: &[Key] = &[
     key(Named("cache"), "verify_within", Text, Value("30d"), "In which time all that is cached is read again and verified, a little at a time; 0s: never. What is wrong is dropped, and fetched again when it is asked for."),
     key(Named("cache"), "prefetch", Flag, Value("false"), "Whether a manifest that is pulled has its config and layers fetched at once, where the cache has free room for them. Whoever only looks at manifests (skopeo inspect, Renovate) then costs a whole image."),
 
-    key(Named("freshness"), "tags", Text, Value("1m"), "How long a tag is served from the cache before the upstream is asked whether it moved."),
+    key(Named("freshness"), "tags", Text, Value("1m"), "How long a tag is served from the cache before the upstream is asked whether it moved; forever: it is not asked again."),
+    key(Named("freshness"), "stale_while_revalidate", Text, Value("0s"), "How long after that a tag is still served at once, while the upstream is asked meanwhile."),
+    key(Named("freshness"), "stale_for", Text, Value("forever"), "How long after it was last checked a tag is served while its upstream cannot be asked."),
+    key(Named("freshness"), "refuse_stale", List, Value(""), "Failures of an upstream with which a stale tag is not served: unreachable, timeout, server-error, rate-limited, denied."),
+    key(Named("freshness"), "keep_missing", Flag, Value("false"), "Whether a tag that the upstream has no more is served as it was last."),
     key(Named("freshness"), "missing", Text, Value("30s"), "How long it is remembered that an upstream does not have something; at most 60s."),
 
     key(Named("tls"), "cert", Text, Absent, "The certificate chain (PEM) with which clients are served; needs `key`. Without it, plain HTTP is spoken."),
@@ -107,11 +113,19 @@ pub const KEYS: &[Key] = &[
         Value("4"),
         "Connections to an upstream over which one blob may be fetched, as long as each of them makes it faster.",
     ),
+    key(
+        Named("limits"),
+        "misses_per_client",
+        Number,
+        Value("25"),
+        "Requests in a second from one client address that upstreams have to be asked for; twenty times that at once. What comes faster waits. What an upstream does not have counts fourfold.",
+    ),
 
     key(Named("timeouts"), "connect", Text, Value("5s"), "To reach an upstream: name resolution, TCP and TLS together."),
     key(Named("timeouts"), "headers", Text, Value("15s"), "From the end of a request until the upstream's answer begins."),
     key(Named("timeouts"), "answer", Text, Value("25s"), "From a client's request until its answer begins, with tokens, redirects and repeated tries. One question about a manifest may take two fifths of it."),
     key(Named("timeouts"), "stall", Text, Value("20s"), "Without a byte of a body, before the connection is given up and replaced."),
+    key(Named("timeouts"), "revalidation", Text, Value("1500ms"), "Until a tag that is cached is served although it is stale, while the upstream goes on being asked."),
 
     key(Upstream, "enabled", Flag, Value("true"), "Whether it is there at all: false takes a built-in upstream off the list."),
     key(Upstream, "url", Text, Computed, "Where the registry is, without the /v2/: by default https:// and the upstream's name."),
@@ -126,6 +140,12 @@ pub const KEYS: &[Key] = &[
     key(Upstream, "realm", Text, Absent, "The one token server that is asked, whatever the registry's challenge says."),
     key(Upstream, "trusted_redirects", List, Value(""), "Origins (scheme://host[:port]) to which it may redirect though they are private or plain http."),
     key(Upstream, "requests_per_second", Number, Value("50"), "The most requests it is asked in a second."),
+
+    key(Tags, "fresh_for", Text, Computed, "As `freshness.tags`, for the tags that the pattern means."),
+    key(Tags, "stale_while_revalidate", Text, Computed, "As `freshness.stale_while_revalidate`."),
+    key(Tags, "stale_for", Text, Computed, "As `freshness.stale_for`."),
+    key(Tags, "refuse_stale", List, Computed, "As `freshness.refuse_stale`."),
+    key(Tags, "keep_missing", Flag, Computed, "As `freshness.keep_missing`."),
 ];
 
 /// The keys of one table, in their order.
@@ -139,7 +159,7 @@ pub(super) fn table_names() -> Vec<&'static str> {
         .iter()
         .filter_map(|key| match key.table {
             Named(name) => Some(name),
-            Top | Upstream => None,
+            Top | Upstream | Tags => None,
         })
         .collect();
     names.dedup();

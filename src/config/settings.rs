@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::{ConfigError, Finding, Place, Problem};
 use super::keys::{self, Fallback, Key, Table};
+use super::pattern::TagPattern;
 use super::value::{self, ValueError};
 use crate::oci::UpstreamName;
 
@@ -15,6 +16,8 @@ pub(super) enum Section {
     Top,
     Named(&'static str),
     Upstream(UpstreamName),
+    /// Of the pattern that is written so.
+    Tags(String),
 }
 
 /// Something and where it was said. No `Debug`: it may be a password.
@@ -38,6 +41,8 @@ pub(super) struct Settings {
     said: BTreeMap<(Section, &'static str), Setting>,
     /// The upstreams that have a table of their own, and where it begins.
     pub(super) declared: BTreeMap<UpstreamName, Place>,
+    /// The patterns of tags that have a table of their own, and where it begins.
+    pub(super) patterns: Vec<(TagPattern, Place)>,
     findings: Vec<Finding>,
 }
 
@@ -55,6 +60,7 @@ impl Section {
             Self::Top => Table::Top,
             Self::Named(name) => Table::Named(name),
             Self::Upstream(_) => Table::Upstream,
+            Self::Tags(_) => Table::Tags,
         }
     }
 
@@ -64,6 +70,7 @@ impl Section {
             Self::Top => key.to_owned(),
             Self::Named(table) => format!("{table}.{key}"),
             Self::Upstream(name) => format!("upstreams.\"{name}\".{key}"),
+            Self::Tags(pattern) => format!("tags.\"{}\".{key}", pattern.escape_debug()),
         }
     }
 
@@ -73,6 +80,7 @@ impl Section {
             Self::Top => "before the first table".to_owned(),
             Self::Named(table) => format!("in [{table}]"),
             Self::Upstream(name) => format!("in [upstreams.\"{name}\"]"),
+            Self::Tags(pattern) => format!("in [tags.\"{}\"]", pattern.escape_debug()),
         }
     }
 }

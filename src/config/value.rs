@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::LogFormat;
 use super::address::AddressError;
 use super::duration::{self, DurationError};
+use super::freshness::{Failure, Lifetime};
 use super::size::{MaxSize, SizeError};
 use super::suggest::Hint;
 use crate::oci::UpstreamName;
@@ -91,6 +92,24 @@ pub(super) fn bytes(text: &str) -> Result<u64, ValueError> {
 
 pub(super) fn duration(text: &str) -> Result<Duration, ValueError> {
     duration::parse(text).map_err(|error| ValueError::Duration { text: text.to_owned(), error })
+}
+
+/// A duration, or `forever`.
+pub(super) fn lifetime(text: &str) -> Result<Lifetime, ValueError> {
+    if text == "forever" { Ok(Lifetime::Forever) } else { duration(text).map(Lifetime::For) }
+}
+
+pub(super) fn failure(text: &str) -> Result<Failure, ValueError> {
+    word(
+        text,
+        &[
+            ("unreachable", Failure::Unreachable),
+            ("timeout", Failure::Timeout),
+            ("server-error", Failure::ServerError),
+            ("rate-limited", Failure::RateLimited),
+            ("denied", Failure::Denied),
+        ],
+    )
 }
 
 pub(super) fn timeout(text: &str) -> Result<Duration, ValueError> {

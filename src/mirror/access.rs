@@ -3,13 +3,14 @@
 
 use std::time::Duration;
 
-use super::{ContentKey, Document, Mirror, MirrorError, MissingKey, Place};
+use super::{Caller, ContentKey, Document, Mirror, MirrorError, MissingKey, Place};
 use crate::oci::{Digest, Manifest, Reference, UpstreamName};
 use crate::store::{Kind, Link};
 use crate::upstream::{Answer, Head, Method, Phase, Question, Target, UpstreamError};
 use crate::util::jitter;
 
-/// The pause before an upstream is asked once more.
+/// How often an upstream is asked again, and the pause before the first time; it doubles.
+pub(super) const RETRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// What is known of a repository's right to content, before anybody is asked.
@@ -122,9 +123,12 @@ impl Mirror {
     }
 
     /// Has the upstream confirm that `place` has the content, by a HEAD that all who wait share.
-    pub(super) async fn confirm(&self, place: &Place, key: &ContentKey) -> Result<Head, MirrorError> {
+    pub(super) async fn confirm(&self, place: &Place, key: &ContentKey, caller: Caller) -> Result<Head, MirrorError> {
         self.not_known_missing(key)?;
-        let (result, _) = self
+        if !self.shared.confirmations.is_under_way(key) {
+            self.shared.callers.turn(caller).await?;
+        }
+        let (result, joined) = self
             .shared
             .confirmations
             .run(key.clone(), || {
@@ -136,20 +140,33 @@ impl Mirror {
                 }
             })
             .await;
-        result.unwrap_or_else(|| Err(MirrorError::abandoned()))
+        let result = result.unwrap_or_else(|| Err(MirrorError::abandoned()));
+        if !joined {
+            self.note_in_vain(caller, &result);
+        }
+        result
     }
 
-    /// Asks the upstream, and once more if it failed in a way that passes quickly. What took long is not asked again: the client's
-    /// deadline has not become later.
+    /// Asks the upstream, and a few times more if it fails in a way that passes quickly. What took long is not asked again: the
+    /// client's deadline has not become later.
     pub(super) async fn ask(&self, place: &Place, question: Question) -> Result<Answer, UpstreamError> {
+        self.ask_again(place, question, RETRIES).await
+    }
+
+    /// [`Mirror::ask`], with so many further tries.
+    pub(super) async fn ask_again(&self, place: &Place, question: Question, retries: u32) -> Result<Answer, UpstreamError> {
         let result = self.in_time(async {
-            match place.upstream.origin.ask(question.clone()).await {
-                Err(error) if error.is_transient() && !matches!(error, UpstreamError::Timeout { .. }) => {
-                    tokio::time::sleep(jitter(PAUSE)).await;
-                    place.upstream.origin.ask(question).await
+            let mut pause = PAUSE;
+            for _ in 0..retries {
+                match place.upstream.origin.ask(question.clone()).await {
+                    Err(error) if error.is_transient() && !matches!(error, UpstreamError::Timeout { .. }) => {
+                        tokio::time::sleep(jitter(pause)).await;
+                        pause *= 2;
+                    }
+                    result => return result,
                 }
-                result => result,
             }
+            place.upstream.origin.ask(question).await
         });
         let result = result.await;
         if let (Some(prefetch), Some(limit)) =
@@ -157,7 +174,9 @@ impl Mirror {
         {
             prefetch.note_rate_limit(&place.upstream.name, limit);
         }
-        self.note_trouble(&place.upstream.name, result.as_ref().err().filter(|error| !matches!(error, UpstreamError::NotFound)));
+        if matches!(result, Ok(_) | Err(UpstreamError::NotFound)) {
+            self.note_answer(&place.upstream.name);
+        }
         result
     }
 

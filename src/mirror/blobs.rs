@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::access::Access;
-use super::{CacheOutcome, ContentKey, Lookup, Mirror, MirrorError, Place};
+use super::{CacheOutcome, Caller, ContentKey, Lookup, Mirror, MirrorError, Place};
 use crate::fill::{FillError, Joined, Readable, Shelved, Source, Through};
-use crate::oci::Digest;
+use crate::oci::{Digest, Reference};
 use crate::store::{Content, Kind};
 
 /// How many fills that fail for reasons which are not its own a request joins before it is told so.
@@ -30,16 +30,22 @@ impl Mirror {
     ///
     /// # Errors
     /// [`MirrorError`] if there is nothing to read.
-    pub async fn blob(&self, place: &Place, digest: &Digest) -> Result<BlobAnswer, MirrorError> {
+    pub async fn blob(&self, place: &Place, digest: &Digest, caller: Caller) -> Result<BlobAnswer, MirrorError> {
+        let answer = self.find_blob(place, digest, caller).await;
+        self.note_wanted(place, Kind::Blob, &Reference::Digest(*digest), &answer).await;
+        answer
+    }
+
+    async fn find_blob(&self, place: &Place, digest: &Digest, caller: Caller) -> Result<BlobAnswer, MirrorError> {
         let key = ContentKey::new(place, Kind::Blob, digest);
-        let (at_rest, access) = self.blob_at_rest(place, &key).await?;
+        let (at_rest, access) = self.blob_at_rest(place, &key, caller).await?;
         match at_rest {
             Some((content, lookup)) => {
                 let fills = self.shared.fills.clone();
                 let shelved = Shelved { content, digest: *digest, fills, source: place.source() };
                 Ok(BlobAnswer { content: Readable::AtRest(shelved), lookup })
             }
-            None => self.fetch_blob(place, &key, access).await,
+            None => self.fetch_blob(place, &key, access, caller).await,
         }
     }
 
@@ -47,9 +53,9 @@ impl Mirror {
     ///
     /// # Errors
     /// [`MirrorError`] if there is no such blob, or nobody can tell.
-    pub async fn blob_head(&self, place: &Place, digest: &Digest) -> Result<BlobHead, MirrorError> {
+    pub async fn blob_head(&self, place: &Place, digest: &Digest, caller: Caller) -> Result<BlobHead, MirrorError> {
         let key = ContentKey::new(place, Kind::Blob, digest);
-        let (at_rest, access) = self.blob_at_rest(place, &key).await?;
+        let (at_rest, access) = self.blob_at_rest(place, &key, caller).await?;
         if let Some((content, lookup)) = at_rest {
             return Ok(BlobHead { size: Some(content.size), lookup });
         }
@@ -63,12 +69,17 @@ impl Mirror {
         if let Some(error) = self.shared.fills.refusal(digest, &place.source()) {
             return Err(MirrorError::Broken(error));
         }
-        let head = self.confirm(place, &key).await?;
+        let head = self.confirm(place, &key, caller).await?;
         Ok(BlobHead { size: head.content_length.or(access.size()), lookup: Lookup::of(CacheOutcome::Forwarded) })
     }
 
     /// The blob as it lies on the disk, once `place` is known to have it; and what was known of that before.
-    async fn blob_at_rest(&self, place: &Place, key: &ContentKey) -> Result<(Option<(Content, Lookup)>, Access), MirrorError> {
+    async fn blob_at_rest(
+        &self,
+        place: &Place,
+        key: &ContentKey,
+        caller: Caller,
+    ) -> Result<(Option<(Content, Lookup)>, Access), MirrorError> {
         let access = self.access(place, key).await;
         let Some(content) = self.shared.store.get(&key.digest).await else {
             return Ok((None, access));
@@ -76,15 +87,24 @@ impl Mirror {
         let outcome = match access {
             Access::Granted { .. } => CacheOutcome::Hit,
             Access::Unproven { .. } => {
-                self.confirm(place, key).await?;
+                self.confirm(place, key, caller).await?;
                 CacheOutcome::Revalidated
             }
         };
         Ok((Some((content, Lookup::of(outcome))), access))
     }
 
-    async fn fetch_blob(&self, place: &Place, key: &ContentKey, access: Access) -> Result<BlobAnswer, MirrorError> {
+    async fn fetch_blob(
+        &self,
+        place: &Place,
+        key: &ContentKey,
+        access: Access,
+        caller: Caller,
+    ) -> Result<BlobAnswer, MirrorError> {
         self.not_known_missing(key)?;
+        if self.shared.fills.get(&key.digest).is_none() {
+            self.shared.callers.turn(caller).await?;
+        }
         let source = place.source();
         for _ in 0..FOREIGN_FILLS {
             let (fill, outcome) = match self.shared.fills.fill(key.digest, &source, access.size()) {
@@ -97,12 +117,12 @@ impl Mirror {
             let of_this_place = fill.source().is(&source);
             // The fill's own answer proves that the repository it reads from has the content, and no other.
             if !of_this_place && matches!(access, Access::Unproven { .. }) {
-                self.confirm(place, key).await?;
+                self.confirm(place, key, caller).await?;
             }
             match fill.opened().await {
                 Ok(_) => {
                     if of_this_place && !fill.is_vouched_for() && matches!(access, Access::Unproven { .. }) {
-                        self.confirm(place, key).await?;
+                        self.confirm(place, key, caller).await?;
                     }
                     self.grant(key).await;
                     return Ok(BlobAnswer { content: Readable::InFlight(fill), lookup: Lookup::of(outcome) });
@@ -112,7 +132,13 @@ impl Mirror {
                 Err(FillError::Unread) => fill.landed().await,
                 // Another repository's failure says nothing about ours.
                 Err(_) if !of_this_place => {}
-                Err(error) => return Err(self.fill_error(key, error)),
+                Err(error) => {
+                    let error = Err(self.fill_error(key, error));
+                    if outcome == CacheOutcome::Miss {
+                        self.note_in_vain(caller, &error);
+                    }
+                    return error;
+                }
             }
         }
         Err(MirrorError::Cache("the fills that it joined have failed".to_owned()))

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::fill::FillError;
 use crate::oci::ManifestError;
-use crate::upstream::UpstreamError;
+use crate::upstream::{Phase, UpstreamError};
 
 /// Why a request cannot be answered with content. Cheap to clone: one error may answer many waiting clients.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -26,6 +26,9 @@ pub enum MirrorError {
     /// The same content broke in mid-body a moment ago.
     #[error("the last transfer of this content broke: {0}")]
     Broken(FillError),
+    /// The client asks for more than its share.
+    #[error("this client asks for more that is not cached than its share; it was not its turn within {} s", .waited.as_secs_f64())]
+    Throttled { waited: Duration },
     #[error("the cache failed: {0}")]
     Cache(String),
 }
@@ -51,11 +54,13 @@ impl MirrorError {
         Self::Cache("the task that fetched it was abandoned".to_owned())
     }
 
-    /// Why what is cached may be served instead although it is stale: the upstream did not say that it is wrong.
-    /// `None` if it did.
-    pub(super) fn permits_stale(&self) -> Option<UpstreamError> {
+    /// The failure of the upstream for which what is cached may be served instead although it is stale, where the tag's policy
+    /// has nothing against it. `None` where nothing that is cached helps.
+    pub(super) fn stale_cause(&self) -> Option<UpstreamError> {
         match self {
             Self::Upstream(error) => Some(error.clone()),
+            Self::Unknown(_) => Some(UpstreamError::NotFound),
+            Self::Throttled { .. } => Some(UpstreamError::Timeout { phase: Phase::Queue }),
             Self::Unacceptable(reason) => Some(UpstreamError::Broken { reason: reason.clone() }),
             _ => None,
         }
@@ -64,8 +69,8 @@ impl MirrorError {
     /// After how long it is worth to ask again, if the upstream told.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Upstream(UpstreamError::RateLimited { retry_after })
-            | Self::Incomplete(UpstreamError::RateLimited { retry_after }) => *retry_after,
+            Self::Upstream(error) | Self::Incomplete(error) => error.retry_after(),
+            Self::Throttled { waited } => Some(*waited),
             _ => None,
         }
     }

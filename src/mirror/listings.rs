@@ -6,10 +6,10 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::manifests::Failure;
-use super::{CacheOutcome, Lookup, Mirror, MirrorError, MissingKey, Place};
+use super::{CacheOutcome, Caller, Lookup, Mirror, MirrorError, MissingKey, Place, StaleReason};
 use crate::oci::{Digest, MediaType, RepositoryName, Tag, UpstreamName};
 use crate::store::ListingRecord;
-use crate::upstream::{Answer, Method, Question, Target};
+use crate::upstream::{Answer, Method, Question, Target, UpstreamError};
 
 /// The longest query that is passed on, in bytes.
 const QUERY_MAX_BYTES: usize = 1024;
@@ -75,10 +75,10 @@ impl Mirror {
     ///
     /// # Errors
     /// [`MirrorError`] if the upstream has no such repository, or cannot be asked and nothing is cached.
-    pub async fn tags(&self, place: &Place, page: &Page) -> Result<TagsAnswer, MirrorError> {
+    pub async fn tags(&self, place: &Place, page: &Page, caller: Caller) -> Result<TagsAnswer, MirrorError> {
         let size = page.size.map(|size| size.min(PAGE_MAX));
         let target = Target::Tags { query: page.query() };
-        match self.listing(place, target).await {
+        match self.listing(place, target, caller).await {
             Ok((listing, lookup)) => {
                 let document: TagsDocument = serde_json::from_slice(&listing.body)
                     .map_err(|error| MirrorError::Unacceptable(format!("not a list of tags: {error}")))?;
@@ -88,7 +88,7 @@ impl Mirror {
             }
             Err(error) => {
                 // With the upstream out of reach, the tags that were pulled are the ones that can be pulled.
-                let Some(cause) = error.permits_stale() else { return Err(error) };
+                let Some(cause) = self.stale_listing_cause(&error, None) else { return Err(error) };
                 let known = self.shared.store.catalog().tags(&place.upstream.name, &place.repository).await;
                 if known.is_empty() {
                     return Err(error);
@@ -102,9 +102,15 @@ impl Mirror {
     ///
     /// # Errors
     /// [`MirrorError`] if the upstream has no such API or repository (clients then use the tag scheme), or cannot be asked.
-    pub async fn referrers(&self, place: &Place, digest: &Digest, page: &Page) -> Result<ReferrersAnswer, MirrorError> {
+    pub async fn referrers(
+        &self,
+        place: &Place,
+        digest: &Digest,
+        page: &Page,
+        caller: Caller,
+    ) -> Result<ReferrersAnswer, MirrorError> {
         let target = Target::Referrers { digest: *digest, query: page.query() };
-        let (listing, lookup) = self.listing(place, target).await?;
+        let (listing, lookup) = self.listing(place, target, caller).await?;
         Ok(ReferrersAnswer {
             bytes: listing.body.clone(),
             filters_applied: listing.filters_applied.clone(),
@@ -113,7 +119,7 @@ impl Mirror {
         })
     }
 
-    async fn listing(&self, place: &Place, target: Target) -> Result<(Arc<Listing>, Lookup), MirrorError> {
+    async fn listing(&self, place: &Place, target: Target, caller: Caller) -> Result<(Arc<Listing>, Lookup), MirrorError> {
         let question = match &target {
             Target::Tags { query } => format!("tags?{query}"),
             Target::Referrers { digest, query } => format!("referrers/{digest}?{query}"),
@@ -121,25 +127,57 @@ impl Mirror {
         };
         let key = Key { upstream: place.upstream.name.clone(), repository: place.repository.clone(), question };
         let cached = self.cached_listing(&key).await;
-        if let Some(listing) = cached.as_ref().filter(|listing| self.is_fresh(listing.checked_at)) {
+        if let Some(listing) = cached.as_ref().filter(|listing| self.is_listing_fresh(listing.checked_at)) {
             return Ok((Arc::clone(listing), Lookup::of(CacheOutcome::Hit)));
         }
         if self.shared.missing.contains_key(&MissingKey::Listing(key.clone())) {
             return Err(MirrorError::Unknown(target.what()));
+        }
+        let asking = self.ask_for_listing(place, &key, target, caller);
+        match (asking.await, cached) {
+            (Ok((listing, joined)), _) => {
+                Ok((listing, Lookup::of(if joined { CacheOutcome::Joined } else { CacheOutcome::Miss })))
+            }
+            (Err(error), Some(cached)) => match self.stale_listing_cause(&error, Some(cached.checked_at)) {
+                Some(cause) => Ok((cached, Lookup::stale(&cause))),
+                None => Err(error),
+            },
+            (Err(error), None) => Err(error),
+        }
+    }
+
+    /// The listing as the upstream has it now, and whether somebody else had asked already.
+    async fn ask_for_listing(
+        &self,
+        place: &Place,
+        key: &Key,
+        target: Target,
+        caller: Caller,
+    ) -> Result<(Arc<Listing>, bool), MirrorError> {
+        if !self.shared.listing_fetches.is_under_way(key) {
+            self.shared.callers.turn(caller).await?;
         }
         let work = || {
             let (mirror, place, key) = (self.clone(), place.clone(), key.clone());
             async move { mirror.fetch_listing(&place, &key, target).await }
         };
         let (result, joined) = self.shared.listing_fetches.run(key.clone(), work).await;
-        match (result.unwrap_or_else(|| Err(MirrorError::abandoned())), cached) {
-            (Ok(listing), _) => Ok((listing, Lookup::of(if joined { CacheOutcome::Joined } else { CacheOutcome::Miss }))),
-            (Err(error), Some(cached)) => match error.permits_stale() {
-                Some(cause) => Ok((cached, Lookup::stale(&cause))),
-                None => Err(error),
-            },
-            (Err(error), None) => Err(error),
+        let result = result.unwrap_or_else(|| Err(MirrorError::abandoned()));
+        if !joined {
+            self.note_in_vain(caller, &result);
         }
+        Ok((result?, joined))
+    }
+
+    /// The failure in spite of which a listing that was checked at `checked_at`, or is made of what is known to be true, is served, if
+    /// it may be.
+    fn stale_listing_cause(&self, error: &MirrorError, checked_at: Option<i64>) -> Option<UpstreamError> {
+        let cause = error.stale_cause()?;
+        let general = &self.shared.timing.freshness.general;
+        // That there is none is an answer, which clients rely on: `keep_missing` is about tags.
+        let is_answer = matches!(cause, UpstreamError::NotFound);
+        let checked_at = checked_at.unwrap_or_else(|| self.shared.clock.unix_millis());
+        (!is_answer && self.may_be_stale(general, checked_at, StaleReason::from(&cause))).then_some(cause)
     }
 
     async fn cached_listing(&self, key: &Key) -> Option<Arc<Listing>> {
@@ -176,7 +214,7 @@ impl Mirror {
         })?;
         // Some registries answer a path that they do not know with a page of their own.
         if is_index && head.content_type.as_ref().is_none_or(|media_type| media_type.as_str() != MediaType::OCI_INDEX) {
-            return Err(absent(crate::upstream::UpstreamError::NotFound));
+            return Err(absent(UpstreamError::NotFound));
         }
         let record = ListingRecord {
             body: body.to_vec(),

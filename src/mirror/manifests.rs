@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 
 use super::access::Access;
-use super::{CacheOutcome, ContentKey, Document, Lookup, Mirror, MirrorError, Place};
+use super::{CacheOutcome, Caller, ContentKey, Document, Lookup, Mirror, MirrorError, Place};
 use crate::fill::FillError;
 use crate::oci::{Digest, MANIFEST_MAX_BYTES, Manifest, MediaType, Reference};
 use crate::store::{Kind, StoreError};
@@ -37,25 +37,39 @@ impl Mirror {
     ///
     /// # Errors
     /// [`MirrorError`] if there is none, or it cannot be had.
-    pub async fn manifest(&self, place: &Place, reference: &Reference, want: Want) -> Result<ManifestAnswer, MirrorError> {
+    pub async fn manifest(
+        &self,
+        place: &Place,
+        reference: &Reference,
+        want: Want,
+        caller: Caller,
+    ) -> Result<ManifestAnswer, MirrorError> {
         let answer = match reference {
-            Reference::Digest(digest) => self.manifest_by_digest(place, digest, want).await?,
-            Reference::Tag(tag) => self.manifest_by_tag(place, tag, want).await?,
+            Reference::Digest(digest) => self.manifest_by_digest(place, digest, want, caller).await,
+            Reference::Tag(tag) => self.manifest_by_tag(place, tag, want, caller).await,
         };
+        self.note_wanted(place, Kind::Manifest, reference, &answer).await;
+        let answer = answer?;
         if want == Want::Body {
             self.prefetch(place, &answer);
         }
         Ok(answer)
     }
 
-    async fn manifest_by_digest(&self, place: &Place, digest: &Digest, want: Want) -> Result<ManifestAnswer, MirrorError> {
+    async fn manifest_by_digest(
+        &self,
+        place: &Place,
+        digest: &Digest,
+        want: Want,
+        caller: Caller,
+    ) -> Result<ManifestAnswer, MirrorError> {
         let key = ContentKey::new(place, Kind::Manifest, digest);
         let access = self.access(place, &key).await;
         if let Some(document) = self.cached_document(digest).await {
             let outcome = match access {
                 Access::Granted { .. } => CacheOutcome::Hit,
                 Access::Unproven { .. } => {
-                    self.confirm(place, &key).await?;
+                    self.confirm(place, &key, caller).await?;
                     CacheOutcome::Revalidated
                 }
             };
@@ -64,11 +78,11 @@ impl Mirror {
         self.not_known_missing(&key)?;
         match want {
             Want::Body => {
-                let (document, outcome) = self.fetch_document(place, digest).await?;
+                let (document, outcome) = self.fetch_document(place, digest, caller).await?;
                 Ok(document.answer(Lookup::of(outcome)))
             }
             Want::Head => {
-                let head = self.confirm(place, &key).await?;
+                let head = self.confirm(place, &key, caller).await?;
                 let media_type = head.content_type.ok_or_else(|| MirrorError::Unacceptable("no Content-Type".to_owned()))?;
                 if head.digest.is_some_and(|told| told != *digest) {
                     return Err(MirrorError::Unacceptable(format!("asked for {digest}, told of another digest")));
@@ -115,15 +129,28 @@ impl Mirror {
     }
 
     /// The manifest from the cache, else fetched by digest, once for all who want it. Only for a caller who knows that `place` has it.
-    pub(super) async fn document(&self, place: &Place, digest: &Digest) -> Result<(Arc<Document>, CacheOutcome), MirrorError> {
+    pub(super) async fn document(
+        &self,
+        place: &Place,
+        digest: &Digest,
+        caller: Caller,
+    ) -> Result<(Arc<Document>, CacheOutcome), MirrorError> {
         match self.cached_document(digest).await {
             Some(document) => Ok((document, CacheOutcome::Hit)),
-            None => self.fetch_document(place, digest).await,
+            None => self.fetch_document(place, digest, caller).await,
         }
     }
 
-    async fn fetch_document(&self, place: &Place, digest: &Digest) -> Result<(Arc<Document>, CacheOutcome), MirrorError> {
+    async fn fetch_document(
+        &self,
+        place: &Place,
+        digest: &Digest,
+        caller: Caller,
+    ) -> Result<(Arc<Document>, CacheOutcome), MirrorError> {
         let key = ContentKey::new(place, Kind::Manifest, digest);
+        if !self.shared.fetches.is_under_way(&key) {
+            self.shared.callers.turn(caller).await?;
+        }
         let work = || {
             let (mirror, place, key) = (self.clone(), place.clone(), key.clone());
             async move {
@@ -135,7 +162,11 @@ impl Mirror {
             }
         };
         let (result, joined) = self.shared.fetches.run(key.clone(), work).await;
-        let document = result.unwrap_or_else(|| Err(MirrorError::abandoned()))?;
+        let result = result.unwrap_or_else(|| Err(MirrorError::abandoned()));
+        if !joined {
+            self.note_in_vain(caller, &result);
+        }
+        let document = result?;
         Ok((document, if joined { CacheOutcome::Joined } else { CacheOutcome::Miss }))
     }
 

@@ -30,6 +30,14 @@ pub enum StaleReason {
     Timeout,
     Unreachable,
     Refused,
+    /// It is not to be asked.
+    Offline,
+    /// What is left of its limit is saved.
+    Saving,
+    /// It is being asked behind the client's back.
+    Revalidating,
+    /// It has the tag no more, and the operator wants what there was.
+    Missing,
 }
 
 /// What the cache did, and how an upstream's failure shows in it.
@@ -42,7 +50,7 @@ pub struct Lookup {
 
 impl CacheOutcome {
     /// All outcomes, for metrics that exist before they count.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 16] = [
         Self::Hit,
         Self::Revalidated,
         Self::Stale(StaleReason::RateLimited),
@@ -51,6 +59,10 @@ impl CacheOutcome {
         Self::Stale(StaleReason::Timeout),
         Self::Stale(StaleReason::Unreachable),
         Self::Stale(StaleReason::Refused),
+        Self::Stale(StaleReason::Offline),
+        Self::Stale(StaleReason::Saving),
+        Self::Stale(StaleReason::Revalidating),
+        Self::Stale(StaleReason::Missing),
         Self::Miss,
         Self::Forwarded,
         Self::Joined,
@@ -80,22 +92,29 @@ impl StaleReason {
             Self::Timeout => "stale-timeout",
             Self::Unreachable => "stale-unreachable",
             Self::Refused => "stale-refused",
+            Self::Offline => "stale-offline",
+            Self::Saving => "stale-saving",
+            Self::Revalidating => "stale-while-revalidate",
+            Self::Missing => "stale-missing",
         }
     }
 }
 
 impl From<&UpstreamError> for StaleReason {
     fn from(error: &UpstreamError) -> Self {
-        match error {
+        match error.cause() {
             UpstreamError::RateLimited { .. } => Self::RateLimited,
             UpstreamError::Denied { .. } => Self::Denied,
             UpstreamError::Timeout { .. } => Self::Timeout,
             UpstreamError::Unreachable { .. } => Self::Unreachable,
             UpstreamError::Refused(_) => Self::Refused,
-            UpstreamError::NotFound
-            | UpstreamError::RangeNotSatisfiable
+            UpstreamError::Offline => Self::Offline,
+            UpstreamError::Saving { .. } => Self::Saving,
+            UpstreamError::NotFound => Self::Missing,
+            UpstreamError::RangeNotSatisfiable
             | UpstreamError::Status { .. }
-            | UpstreamError::Broken { .. } => Self::ServerError,
+            | UpstreamError::Broken { .. }
+            | UpstreamError::Suspended { .. } => Self::ServerError,
         }
     }
 }

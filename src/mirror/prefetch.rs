@@ -83,8 +83,8 @@ struct Turn {
 enum Stopped {
     #[error("no image in the index is known to be for the clients of its upstream")]
     NoPlatform,
-    #[error("its upstream cannot be asked: {0}")]
-    Trouble(UpstreamError),
+    #[error("its upstream is slow to answer clients")]
+    Slow,
     #[error("what is left of its upstream's limit is left to clients")]
     LimitNear,
     #[error("something would have to be evicted for it")]
@@ -134,7 +134,11 @@ impl Stopped {
             Self::LimitNear => PrefetchOutcome::LimitNear,
             Self::NoRoom => PrefetchOutcome::DiskShort,
             Self::FailedBefore(error) | Self::Blob(error) if error.is_local() => PrefetchOutcome::DiskShort,
-            Self::Trouble(_) | Self::FailedBefore(_) => PrefetchOutcome::UpstreamTrouble,
+            Self::Slow
+            | Self::FailedBefore(_)
+            | Self::Blob(FillError::Upstream(UpstreamError::Suspended { .. } | UpstreamError::RateLimited { .. })) => {
+                PrefetchOutcome::UpstreamTrouble
+            }
             Self::Busy => PrefetchOutcome::Busy,
             Self::Blob(_) | Self::Manifest(_) => PrefetchOutcome::Failed,
         }

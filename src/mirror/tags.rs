@@ -5,11 +5,17 @@ use std::sync::Arc;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use super::manifests::{Failure, Want};
-use super::{CacheOutcome, ContentKey, Document, Lookup, ManifestAnswer, Mirror, MirrorError, MissingKey, Place, TagKey};
+use super::access::RETRIES;
+use super::freshness::Age;
+use super::manifests::{self, Want};
+use super::{
+    CacheOutcome, Caller, ContentKey, Document, Lookup, ManifestAnswer, Mirror, MirrorError, MissingKey, Place, StaleReason,
+    TagKey,
+};
+use crate::config::{Failure, TagPolicy};
 use crate::oci::{Manifest, Reference, Tag};
 use crate::store::{Kind, TagRecord};
-use crate::upstream::{Head, Method, Question, Target, UpstreamError};
+use crate::upstream::{Head, Method, Phase, Question, Target, UpstreamError};
 
 /// How deep indexes may be nested in each other.
 const INDEX_DEPTH: usize = 3;
@@ -21,54 +27,112 @@ impl TagKey {
 }
 
 impl Mirror {
-    /// The manifest that `tag` points to (design, section 3).
+    /// The manifest that `tag` points to (design, section 3). What is fresh, and for which failures a stale one is served and for how
+    /// long, is the operator's to say ([`crate::config::TagPolicy`]).
     ///
     /// | the cached tag is | the upstream says | answer |
     /// |---|---|---|
     /// | fresh | (not asked) | the cached manifest |
+    /// | stale by little | (asked meanwhile) | the cached manifest |
     /// | stale | the same digest | the cached manifest, fresh again |
     /// | stale | another digest | that digest, fetched once; the tag moves with it |
-    /// | stale | 404 | that |
+    /// | stale | 404 | that, or the cached manifest if it is to be kept |
+    /// | stale | nothing for a while | the cached manifest, marked stale; the question goes on |
     /// | stale | anything else | the cached manifest, marked stale, if the image is complete |
     /// | absent | an error | that error |
-    pub(super) async fn manifest_by_tag(&self, place: &Place, tag: &Tag, want: Want) -> Result<ManifestAnswer, MirrorError> {
+    pub(super) async fn manifest_by_tag(
+        &self,
+        place: &Place,
+        tag: &Tag,
+        want: Want,
+        caller: Caller,
+    ) -> Result<ManifestAnswer, MirrorError> {
         let key = TagKey::new(place, tag);
-        if let Some(record) = self.last_seen(&key).await
-            && self.is_fresh(record.checked_at)
-        {
-            return match self.answer(place, &record, want, CacheOutcome::Hit).await {
-                Err(error) => self.stale(place, &key, error).await,
+        let policy = self.policy(&key);
+        let record = self.last_seen(&key).await;
+        let age = record.as_ref().map_or(Age::Stale, |record| self.age(&key, &policy, record.checked_at));
+        if let Some(record) = record.as_ref().filter(|_| age == Age::Fresh) {
+            return match self.answer(place, record, want, CacheOutcome::Hit, caller).await {
+                Err(error) => self.stale(place, &key, &policy, error).await,
                 answer => answer,
             };
         }
         if self.shared.missing.contains_key(&MissingKey::Tag(key.clone())) {
-            return Err(MirrorError::Unknown("manifest"));
+            return self.stale(place, &key, &policy, MirrorError::Unknown("manifest")).await;
         }
-        // An upstream that could not be asked a moment ago is not waited for while there is something to serve.
-        if let Some(cause) = self.trouble(&place.upstream.name)
-            && let Ok(answer) = self.stale(place, &key, MirrorError::Upstream(cause)).await
+        if age == Age::Lenient
+            && let Some((document, true)) = self.stale_document(&key, &policy, StaleReason::Revalidating).await
         {
-            let (mirror, at, key) = (self.clone(), place.clone(), key.clone());
-            self.probe(place, async move {
-                // How it ends is noted where it is asked.
-                let _ = mirror.resolve(&at, &key).await;
-            });
+            self.ask_behind(place, &key);
+            return Ok(document.answer(Lookup::of(CacheOutcome::Stale(StaleReason::Revalidating))));
+        }
+        let late = || MirrorError::Upstream(UpstreamError::Timeout { phase: Phase::Headers });
+        // Who was not answered a moment ago is not waited for while there is something to serve.
+        if record.is_some()
+            && self.is_slow(&place.upstream.name)
+            && let Ok(answer) = self.stale(place, &key, &policy, late()).await
+        {
+            self.ask_behind(place, &key);
             return Ok(answer);
         }
-        let answer = match self.resolve(place, &key).await {
-            Ok((record, outcome)) => self.answer(place, &record, want, outcome).await.map_err(|error| match error {
-                // The upstream has the tag and not what it points to: that is a fault of the upstream, not an answer.
-                MirrorError::Unknown(_) => {
-                    MirrorError::Unacceptable("it has the tag, and not the manifest that it names".to_owned())
+        let resolving = self.resolve(place, &key, caller);
+        tokio::pin!(resolving);
+        let resolved = match tokio::time::timeout(self.shared.timing.revalidation, &mut resolving).await {
+            Ok(resolved) => resolved,
+            Err(_) => {
+                if record.is_some()
+                    && let Ok(answer) = self.stale(place, &key, &policy, late()).await
+                {
+                    self.note_slow(&place.upstream.name);
+                    return Ok(answer);
                 }
-                error => error,
-            }),
+                resolving.await
+            }
+        };
+        let answer = match resolved {
+            Ok((record, outcome)) => self.answer_as_told(place, &key, &record, want, outcome, caller).await,
             Err(error) => Err(error),
         };
         match answer {
-            Err(error) => self.stale(place, &key, error).await,
+            Err(error) => self.stale(place, &key, &policy, error).await,
             answer => answer,
         }
+    }
+
+    /// The manifest that the upstream has just said the tag points to.
+    async fn answer_as_told(
+        &self,
+        place: &Place,
+        key: &TagKey,
+        record: &TagRecord,
+        want: Want,
+        outcome: CacheOutcome,
+        caller: Caller,
+    ) -> Result<ManifestAnswer, MirrorError> {
+        if want == Want::Body
+            && self.cached_document(&record.digest).await.is_none()
+            && let Some(saving) = self.saving(place, key).await
+        {
+            return Err(MirrorError::Upstream(saving));
+        }
+        self.answer(place, record, want, outcome, caller).await.map_err(|error| match error {
+            // The upstream has the tag and not what it points to: that is a fault of the upstream, not an answer.
+            MirrorError::Unknown(_) => MirrorError::Unacceptable("it has the tag, and not the manifest that it names".to_owned()),
+            error => error,
+        })
+    }
+
+    /// Asks what the tag points to, and fetches that manifest if it is another one, for the next client.
+    fn ask_behind(&self, place: &Place, key: &TagKey) {
+        let (mirror, at, key) = (self.clone(), place.clone(), key.clone());
+        self.probe(place, async move {
+            // How it ends is noted where it is asked.
+            if let Ok((record, _)) = mirror.resolve(&at, &key, Caller::Larder).await
+                && mirror.saving(&at, &key).await.is_none()
+            {
+                let _ = mirror.document(&at, &record.digest, Caller::Larder).await;
+            }
+        });
     }
 
     /// The tag as it was last seen upstream.
@@ -88,6 +152,7 @@ impl Mirror {
         record: &TagRecord,
         want: Want,
         outcome: CacheOutcome,
+        caller: Caller,
     ) -> Result<ManifestAnswer, MirrorError> {
         if let Some(document) = self.cached_document(&record.digest).await {
             return Ok(document.answer(Lookup::of(outcome)));
@@ -102,20 +167,27 @@ impl Mirror {
                 lookup: Lookup::of(if outcome == CacheOutcome::Revalidated { CacheOutcome::Forwarded } else { outcome }),
             }),
             Want::Body => {
-                let (document, outcome) = self.document(place, &record.digest).await?;
+                let (document, outcome) = self.document(place, &record.digest, caller).await?;
                 Ok(document.answer(Lookup::of(outcome)))
             }
         }
     }
 
     /// Asks the upstream what the tag points to; all who wait share the question.
-    async fn resolve(&self, place: &Place, key: &TagKey) -> Result<(TagRecord, CacheOutcome), MirrorError> {
+    async fn resolve(&self, place: &Place, key: &TagKey, caller: Caller) -> Result<(TagRecord, CacheOutcome), MirrorError> {
+        if !self.shared.resolutions.is_under_way(key) {
+            self.shared.callers.turn(caller).await?;
+        }
         let work = || {
             let (mirror, place, key) = (self.clone(), place.clone(), key.clone());
             async move { mirror.resolve_now(&place, &key).await }
         };
-        let (result, _) = self.shared.resolutions.run(key.clone(), work).await;
-        let record = result.unwrap_or_else(|| Err(MirrorError::abandoned()))?;
+        let (result, joined) = self.shared.resolutions.run(key.clone(), work).await;
+        let result = result.unwrap_or_else(|| Err(MirrorError::abandoned()));
+        if !joined {
+            self.note_in_vain(caller, &result);
+        }
+        let record = result?;
         Ok((record, CacheOutcome::Revalidated))
     }
 
@@ -125,7 +197,9 @@ impl Mirror {
         let reference = Reference::Tag(key.tag.clone());
         let question =
             Question { repository: place.repository.clone(), target: Target::Manifest(reference.clone()), method: Method::Head };
-        let head = match self.ask(place, question).await {
+        // Where something can be served instead, it is not worth much waiting.
+        let retries = if self.last_seen(key).await.is_some() { 1 } else { RETRIES };
+        let head = match self.ask_again(place, question, retries).await {
             Ok(answer) => answer.head,
             // It does not know HEAD, and so tells as little as a HEAD without a digest.
             Err(UpstreamError::Status { status: 400 | 405 | 501 }) => Head::default(),
@@ -135,12 +209,17 @@ impl Mirror {
             Head { digest: Some(digest), content_type: Some(media_type), content_length, .. } => {
                 TagRecord { digest, media_type, size: content_length.unwrap_or(0), checked_at }
             }
-            // Which manifest it is can only be told from its bytes.
-            _ => match self.get_document(place, reference).await {
-                Ok(document) => document.record(checked_at),
-                Err(Failure::Upstream(error)) => return Err(self.tag_failed(key, error).await),
-                Err(Failure::Mirror(error)) => return Err(error),
-            },
+            // Which manifest it is can only be told from its bytes, which counts as a pull.
+            _ => {
+                if let Some(saving) = self.saving(place, key).await {
+                    return Err(MirrorError::Upstream(saving));
+                }
+                match self.get_document(place, reference).await {
+                    Ok(document) => document.record(checked_at),
+                    Err(manifests::Failure::Upstream(error)) => return Err(self.tag_failed(key, error).await),
+                    Err(manifests::Failure::Mirror(error)) => return Err(error),
+                }
+            }
         };
         self.seen(key, &record).await;
         // The upstream has said in so many words that the repository has this manifest.
@@ -188,26 +267,56 @@ impl Mirror {
 
     async fn tag_failed(&self, key: &TagKey, error: UpstreamError) -> MirrorError {
         if matches!(error, UpstreamError::NotFound) {
-            self.shared.tags.invalidate(key);
             self.shared.missing.insert(MissingKey::Tag(key.clone()), ());
+            if self.policy(key).keep_missing {
+                return MirrorError::Unknown("manifest");
+            }
+            self.shared.tags.invalidate(key);
             self.shared.store.catalog().remove_tag(&key.upstream, &key.repository, &key.tag).await;
         }
         MirrorError::from_upstream(error, "manifest")
     }
 
+    /// Why what `key` has moved to is not to be fetched: that would be one of the last pulls, and what it was before can be served.
+    async fn saving(&self, place: &Place, key: &TagKey) -> Option<UpstreamError> {
+        let saving = place.upstream.origin.saving()?;
+        let catalog = self.shared.store.catalog();
+        let has_something = catalog.tag(&key.upstream, &key.repository, &key.tag).await.is_some();
+        (has_something && !self.policy(key).refuse_stale.contains(Failure::RateLimited)).then_some(saving)
+    }
+
     /// What can be served although the upstream failed with `error`: the manifest that the tag pointed to when its content was last
-    /// complete here.
-    async fn stale(&self, place: &Place, key: &TagKey, error: MirrorError) -> Result<ManifestAnswer, MirrorError> {
-        let Some(cause) = error.permits_stale() else { return Err(error) };
-        let Some(record) = self.shared.store.catalog().tag(&key.upstream, &key.repository, &key.tag).await else {
-            return Err(error);
-        };
-        let Some(document) = self.cached_document(&record.digest).await else { return Err(error) };
-        if !self.is_complete(&document, INDEX_DEPTH).await {
-            return Err(MirrorError::Incomplete(cause));
+    /// complete here. Nothing, if the policy is against it.
+    async fn stale(
+        &self,
+        place: &Place,
+        key: &TagKey,
+        policy: &TagPolicy,
+        error: MirrorError,
+    ) -> Result<ManifestAnswer, MirrorError> {
+        let Some(cause) = error.stale_cause() else { return Err(error) };
+        let lookup = Lookup::stale(&cause);
+        let CacheOutcome::Stale(reason) = lookup.outcome else { return Err(error) };
+        let Some((document, is_complete)) = self.stale_document(key, policy, reason).await else { return Err(error) };
+        if !is_complete {
+            return Err(if reason == StaleReason::Missing { error } else { MirrorError::Incomplete(cause) });
         }
-        tracing::warn!(place = ?place, tag = %key.tag, error = %cause, "serving a stale tag: its upstream cannot be asked");
-        Ok(document.answer(Lookup::stale(&cause)))
+        if reason != StaleReason::Offline {
+            tracing::warn!(place = ?place, tag = %key.tag, error = %cause, "serving a stale tag");
+        }
+        Ok(document.answer(lookup))
+    }
+
+    /// The manifest that the tag pointed to when its content was last complete here, if it may be served for this reason; and
+    /// whether all of the image is here.
+    async fn stale_document(&self, key: &TagKey, policy: &TagPolicy, reason: StaleReason) -> Option<(Arc<Document>, bool)> {
+        let record = self.shared.store.catalog().tag(&key.upstream, &key.repository, &key.tag).await?;
+        if !self.may_be_stale(policy, record.checked_at, reason) {
+            return None;
+        }
+        let document = self.cached_document(&record.digest).await?;
+        let is_complete = self.is_complete(&document, INDEX_DEPTH).await;
+        Some((document, is_complete))
     }
 
     /// Whether all that a client will ask for next is here. Podman, CRI-O and Skopeo choose their mirror at the first manifest and

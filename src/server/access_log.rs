@@ -9,7 +9,7 @@ use http::{HeaderValue, Method, Response};
 
 use super::body::{Body, Watch};
 use crate::fill::FillError;
-use crate::mirror::CacheOutcome;
+use crate::mirror::{CacheOutcome, Caller};
 use crate::oci::{Digest, Reference, RepositoryName, UpstreamName};
 use crate::telemetry::{Metrics, RequestFacts};
 
@@ -61,6 +61,11 @@ impl Entry {
             bytes: 0,
             is_complete: false,
         }
+    }
+
+    /// On whose behalf it is answered.
+    pub(super) fn caller(&self) -> Caller {
+        Caller::Client(self.client.ip())
     }
 
     /// The request is answered with `response`; the entry goes with its body.

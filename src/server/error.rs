@@ -101,9 +101,11 @@ impl From<MirrorError> for ApiError {
         let (status, code) = match &error {
             MirrorError::Unknown(what) => (StatusCode::NOT_FOUND, unknown(what)),
             MirrorError::Upstream(error) => of_upstream(error),
-            MirrorError::Incomplete(UpstreamError::RateLimited { .. }) => {
+            MirrorError::Incomplete(UpstreamError::Offline) => (StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown),
+            MirrorError::Incomplete(error) if matches!(error.cause(), UpstreamError::RateLimited { .. }) => {
                 (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TooManyRequests)
             }
+            MirrorError::Throttled { .. } => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TooManyRequests),
             MirrorError::Incomplete(_) => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable),
             MirrorError::Unacceptable(_) => (StatusCode::BAD_GATEWAY, ErrorCode::ManifestInvalid),
             MirrorError::Corrupt(_) => (StatusCode::BAD_GATEWAY, ErrorCode::Unknown),
@@ -113,7 +115,11 @@ impl From<MirrorError> for ApiError {
         let upstream_status = match &error {
             MirrorError::Unknown(_) => Some(404),
             MirrorError::Upstream(error) | MirrorError::Incomplete(error) => error.status_code(),
-            MirrorError::Unacceptable(_) | MirrorError::Corrupt(_) | MirrorError::Broken(_) | MirrorError::Cache(_) => None,
+            MirrorError::Unacceptable(_)
+            | MirrorError::Corrupt(_)
+            | MirrorError::Broken(_)
+            | MirrorError::Throttled { .. }
+            | MirrorError::Cache(_) => None,
         };
         let upstream_status = upstream_status.map(|status| format!("; fwd-status={status}")).unwrap_or_default();
         Self {
@@ -135,17 +141,20 @@ fn unknown(what: &str) -> ErrorCode {
 }
 
 fn of_upstream(error: &UpstreamError) -> (StatusCode, ErrorCode) {
-    match error {
-        UpstreamError::NotFound => (StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown),
+    match error.cause() {
+        UpstreamError::NotFound | UpstreamError::Offline => (StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown),
         UpstreamError::Denied { .. } => (StatusCode::FORBIDDEN, ErrorCode::Denied),
         // Never 429: containerd would ask five times more for every object, and Podman sleep.
-        UpstreamError::RateLimited { .. } => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TooManyRequests),
+        UpstreamError::RateLimited { .. } | UpstreamError::Saving { .. } => {
+            (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TooManyRequests)
+        }
         UpstreamError::Timeout { .. } => (StatusCode::GATEWAY_TIMEOUT, ErrorCode::Unavailable),
         UpstreamError::Unreachable { .. } => (StatusCode::BAD_GATEWAY, ErrorCode::Unavailable),
         UpstreamError::Status { status: 503 } => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable),
         UpstreamError::Status { .. }
         | UpstreamError::Broken { .. }
         | UpstreamError::RangeNotSatisfiable
+        | UpstreamError::Suspended { .. }
         | UpstreamError::Refused(_) => (StatusCode::BAD_GATEWAY, ErrorCode::Unavailable),
     }
 }

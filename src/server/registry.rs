@@ -113,17 +113,18 @@ impl Registry {
         entry.upstream = Some(place.upstream.name.clone());
         entry.repository = Some(place.repository.clone());
         let namespace = address.namespace.as_deref();
+        let caller = entry.caller();
         let mut answered = match endpoint {
             Endpoint::Manifest(reference) => self.manifest(&place, &reference, is_head, &request.headers, entry).await?,
             Endpoint::Blob(digest) => self.blob(&place, &digest, request, entry).await?,
             Endpoint::Tags(page) => {
-                let answer = self.shared.mirror.tags(&place, &page).await?;
+                let answer = self.shared.mirror.tags(&place, &page, caller).await?;
                 let response = respond::tags(place.repository.as_str(), &answer, request.uri.path(), namespace);
                 Answered { response, outcome: Some(answer.lookup.outcome) }
             }
             Endpoint::Referrers(digest, page) => {
                 entry.digest = Some(digest);
-                let answer = self.shared.mirror.referrers(&place, &digest, &page).await?;
+                let answer = self.shared.mirror.referrers(&place, &digest, &page, caller).await?;
                 let outcome = Some(answer.lookup.outcome);
                 Answered { response: respond::referrers(answer, request.uri.path(), namespace), outcome }
             }
@@ -146,7 +147,7 @@ impl Registry {
     ) -> Result<Answered, ApiError> {
         entry.reference = Some(reference.clone());
         let want = if is_head { Want::Head } else { Want::Body };
-        let answer = self.shared.mirror.manifest(place, reference, want).await?;
+        let answer = self.shared.mirror.manifest(place, reference, want, entry.caller()).await?;
         entry.digest = Some(answer.digest);
         let outcome = Some(answer.lookup.outcome);
         Ok(Answered { response: respond::manifest(answer, headers, is_head), outcome })
@@ -155,10 +156,10 @@ impl Registry {
     async fn blob(&self, place: &Place, digest: &Digest, request: &Parts, entry: &mut Entry) -> Result<Answered, ApiError> {
         entry.digest = Some(*digest);
         if request.method == Method::HEAD {
-            let head = self.shared.mirror.blob_head(place, digest).await?;
+            let head = self.shared.mirror.blob_head(place, digest, entry.caller()).await?;
             return Ok(Answered { response: respond::blob_head(digest, &head), outcome: Some(head.lookup.outcome) });
         }
-        let answer = self.shared.mirror.blob(place, digest).await?;
+        let answer = self.shared.mirror.blob(place, digest, entry.caller()).await?;
         let outcome = Some(answer.lookup.outcome);
         Ok(Answered { response: respond::blob(digest, answer, request).await?, outcome })
     }

@@ -14,7 +14,9 @@ use super::body::Body;
 use super::error::ApiError;
 use super::range::{RangeError, RangeSet, Selection};
 use crate::fill::{ByteStream, Readable};
-use crate::mirror::{BlobAnswer, BlobHead, CacheOutcome, Lookup, ManifestAnswer, MirrorError, Page, ReferrersAnswer, TagsAnswer};
+use crate::mirror::{
+    BlobAnswer, BlobHead, CacheOutcome, Lookup, ManifestAnswer, MirrorError, Page, ReferrersAnswer, StaleReason, TagsAnswer,
+};
 use crate::oci::{Digest, ErrorCode, MediaType};
 
 pub(super) const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -127,6 +129,10 @@ pub(super) fn cache_status(lookup: Lookup) -> String {
     match lookup.outcome {
         CacheOutcome::Hit => "larder; hit".to_owned(),
         CacheOutcome::Revalidated => "larder; fwd=stale; fwd-status=200; detail=revalidated".to_owned(),
+        // Nobody was asked, or not for this answer.
+        CacheOutcome::Stale(StaleReason::Offline | StaleReason::Revalidating) => {
+            format!("larder; hit; detail={}", lookup.outcome.as_str())
+        }
         CacheOutcome::Stale(_) => format!("larder; fwd=stale{status}; detail={}", lookup.outcome.as_str()),
         CacheOutcome::Miss => "larder; fwd=uri-miss; stored".to_owned(),
         CacheOutcome::Forwarded => "larder; fwd=uri-miss".to_owned(),

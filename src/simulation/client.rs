@@ -2,6 +2,7 @@
 //! behind the server would see: a declared length, bytes, and an end that is one or is not.
 
 use std::fmt::Display;
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use super::journal::Journal;
 use super::library::{LIBRARY, short};
 use super::registry::Registry;
 use crate::fill::{FillError, Readable};
-use crate::mirror::{Mirror, MirrorError, Place, Want};
+use crate::mirror::{Caller, Mirror, MirrorError, Place, Want};
 use crate::oci::{Digest, Manifest, Reference, Tag};
 
 /// Whatever happens, every client has its answer or its error by then.
@@ -25,6 +26,9 @@ const PATIENCE: Duration = Duration::from_secs(2 * 60 * 60);
 /// What fair weather allows on top of what the network takes: the disk is a busy one, and the next of several questions is asked
 /// only when the last one is answered.
 const LEEWAY: Duration = Duration::from_secs(20);
+
+/// All clients are at one address. What that may cost is more than they ask for.
+const CALLER: Caller = Caller::Client(IpAddr::V4(Ipv4Addr::LOCALHOST));
 
 /// How often a client that resumes does so.
 const RESUMPTIONS: usize = 10;
@@ -221,7 +225,7 @@ impl Visit<'_> {
 
     /// P1 for manifests: what comes is what it is said to be, and was a manifest of the world at some time.
     pub(super) async fn manifest(&self, reference: &Reference, want: Want) -> Result<Digest, Unserved> {
-        let answer = self.site.mirror.manifest(self.place, reference, want).await?;
+        let answer = self.site.mirror.manifest(self.place, reference, want, CALLER).await?;
         let digest = answer.digest;
         if matches!(reference, Reference::Digest(asked) if *asked != digest) {
             self.violation(format_args!("P1: asked for {reference}, got {digest}"));
@@ -238,7 +242,7 @@ impl Visit<'_> {
     }
 
     async fn blob_head(&self, digest: &Digest) -> Result<(), Unserved> {
-        let head = self.site.mirror.blob_head(self.place, digest).await?;
+        let head = self.site.mirror.blob_head(self.place, digest, CALLER).await?;
         let size = LIBRARY.blob(digest).len() as u64;
         if head.size.is_some_and(|told| told != size) && !self.site.registry.is_tainted(digest) {
             self.violation(format_args!("P1: blob {} has {size} bytes, not {:?}", short(digest), head.size));
@@ -248,13 +252,13 @@ impl Visit<'_> {
 
     /// As `server/respond.rs` answers a GET without `Range`.
     async fn blob(&self, digest: &Digest) -> Result<(), Unserved> {
-        let content = self.site.mirror.blob(self.place, digest).await?.content;
+        let content = self.site.mirror.blob(self.place, digest, CALLER).await?.content;
         self.whole(digest, &content).await
     }
 
     /// As `server/respond.rs` answers a GET with a single range.
     async fn part(&self, digest: &Digest, asked: Asked) -> Result<(), Unserved> {
-        let content = self.site.mirror.blob(self.place, digest).await?.content;
+        let content = self.site.mirror.blob(self.place, digest, CALLER).await?.content;
         let Some(size) = content.size().await.map_err(broken)? else { return self.whole(digest, &content).await };
         let range = asked.within(size).ok_or(Unserved::NoSuchPart)?;
         self.take(digest, &content, range.clone(), Some(range.end - range.start)).await.1
@@ -266,7 +270,7 @@ impl Visit<'_> {
         let mut last = Ok(());
         for _ in 0..=RESUMPTIONS {
             let step = async {
-                let content = self.site.mirror.blob(self.place, digest).await?.content;
+                let content = self.site.mirror.blob(self.place, digest, CALLER).await?.content;
                 let Some(size) = content.size().await.map_err(broken)? else {
                     return Ok((0, self.whole(digest, &content).await));
                 };

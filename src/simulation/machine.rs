@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use super::disk::Mount;
 use super::journal::Journal;
 use super::registry::{Registry, SimulatedOrigin};
 use super::schedule::{CatalogFate, Schedule};
+use crate::config::{Failures, FreshnessConfig, Lifetime, TagPolicy};
 use crate::fill::{FillError, Fills, Observer, Source};
 use crate::mirror::{Mirror, Place, PrefetchObserver, PrefetchOutcome, Timing, Upstream, Upstreams};
 use crate::oci::UpstreamName;
@@ -20,6 +22,9 @@ use crate::util::Clock;
 
 /// How long a question to the upstream may take, all told.
 const PATIENCE: Duration = Duration::from_secs(12);
+
+/// How long a client waits for what a tag is now, where something can be served instead.
+const REVALIDATION: Duration = Duration::from_secs(2);
 
 /// Where temporary files are in memory.
 const MEMORY: &str = "/dev/shm";
@@ -143,8 +148,20 @@ pub(super) fn mirror(
     let watcher = Arc::new(Watcher { registry: registry.clone(), journal: journal.clone() });
     let fills = Fills::new(store.clone(), schedule.limits, Arc::clone(&watcher) as Arc<dyn Observer>);
     let upstreams = Upstreams::new(vec![Arc::clone(&upstream)], Arc::clone(&upstream));
-    // How long an absence is remembered goes by a clock that is not simulated: not at all.
-    let timing = Timing { tags: schedule.fresh, missing: Duration::ZERO, patience: PATIENCE };
+    let general = TagPolicy {
+        fresh_for: Lifetime::For(schedule.fresh),
+        stale_while_revalidate: Duration::ZERO,
+        stale_for: Lifetime::Forever,
+        refuse_stale: Failures::default(),
+        keep_missing: false,
+    };
+    let timing = Timing {
+        // How long an absence is remembered goes by a clock that is not simulated: not at all.
+        freshness: FreshnessConfig { general, rules: Vec::new(), missing: Duration::ZERO },
+        revalidation: REVALIDATION,
+        misses_per_client: NonZeroU32::MAX,
+        patience: PATIENCE,
+    };
     let prefetch = schedule.prefetches.then_some(watcher as Arc<dyn PrefetchObserver>);
     let mirror = Mirror::new(upstreams, store, fills, Arc::clone(clock) as Arc<dyn Clock>, timing, prefetch);
     let place = |(repository, _): &_| Place { upstream: Arc::clone(&upstream), repository: Clone::clone(repository) };

@@ -15,9 +15,9 @@ use super::catalog::{self, CatalogError};
 use super::exclusive::{Claim, Exclusive};
 use super::filesystem::{FileSystem, StoredFile};
 use super::health::{Health, Operation};
+use super::holds::Holds;
 use super::layout::Layout;
 use super::parts::Parts;
-use super::pins::Pins;
 use super::scrub;
 use super::walk;
 use crate::oci::{Digest, Hasher, MANIFEST_MAX_BYTES};
@@ -33,7 +33,9 @@ pub(super) struct Blobs {
     pub(super) budget: Budget,
     /// Bytes of the file system that are left to others.
     pub(super) min_free: AtomicU64,
-    pub(super) pins: Pins,
+    pub(super) holds: Holds,
+    /// See [`Store::limit_growth`](super::Store::limit_growth), until it can be done.
+    pub(super) room: Mutex<Option<u64>>,
     /// A digest is held while its file and its row are changed.
     pub(super) claims: Exclusive<Digest>,
     /// Held by the one that evicts. A hit never waits for it.
@@ -52,7 +54,7 @@ pub(super) struct Blobs {
 impl Blobs {
     /// Opens content. What is missing, short or empty is not there; neither is what cannot be read.
     pub(super) fn get(&self, digest: &Digest) -> Option<Content> {
-        let pin = self.pins.pin(digest)?;
+        let hold = self.holds.hold(digest)?;
         if self.condemned().contains(digest) {
             return None;
         }
@@ -75,13 +77,32 @@ impl Blobs {
             Some(row) if row.size == size && is_plausible(digest, size) => {
                 self.catalog.database.note_access(digest, Some(row.accessed_at), self.clock.unix_millis());
             }
+            None if is_plausible(digest, size) && self.walks.is_any() => self.enter_later(digest),
             None if is_plausible(digest, size) => self.reconcile(digest),
             _ => {
                 self.reconcile(digest);
                 return None;
             }
         }
-        Some(Content::new(file, size, pin))
+        Some(Content::new(file, size, hold))
+    }
+
+    pub(super) fn limit_growth(&self, room: u64) {
+        *self.room() = Some(room);
+        if !self.walks.is_any() {
+            self.settle_limit();
+        }
+    }
+
+    /// It is known what is at rest.
+    pub(super) fn settle_limit(&self) {
+        if let Some(room) = self.room().take() {
+            self.budget.limit(self.budget.amounts().at_rest.saturating_add(room));
+        }
+    }
+
+    fn room(&self) -> MutexGuard<'_, Option<u64>> {
+        self.room.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn open(&self, path: &Path) -> io::Result<(Arc<dyn StoredFile>, u64)> {
@@ -146,6 +167,27 @@ impl Blobs {
         let (digest, budget) = (*digest, self.budget.clone());
         let put = move |connection: &_| contents::put(connection, &digest, size, arrival);
         self.catalog.database.write_then(put, move |change| budget.apply(change, reservation))
+    }
+
+    /// Enters content that was found, without waiting for it: while the catalog is made anew the writer has much to do, and a hit is
+    /// not to wait for that. Whoever holds the digest enters it anyway.
+    fn enter_later(&self, digest: &Digest) {
+        let Some(claim) = self.claims.try_claim(digest) else { return };
+        // What is wrong with it is seen by the walk, too.
+        let Ok(file) = self.fs.metadata(&self.layout.blob(digest)) else { return };
+        if !file.is_file || !is_plausible(digest, file.size) {
+            return;
+        }
+        let (digest, budget, health) = (*digest, self.budget.clone(), Arc::clone(&self.health));
+        let arrival = Arrival::Found { used_at: file.used_at };
+        let put = move |connection: &_| contents::put(connection, &digest, file.size, arrival);
+        self.catalog.database.submit(put, move |outcome| {
+            match outcome {
+                Ok(change) => budget.apply(change, None),
+                Err(error) => health.catalog_error("adopt blob", &error),
+            }
+            drop(claim);
+        });
     }
 
     /// Takes content out of the catalog and the budget.

@@ -4,11 +4,17 @@
 mod accesses;
 pub(super) mod contents;
 pub(super) mod database;
+pub(super) mod edges;
+pub(super) mod holdings;
 mod listings;
 pub(super) mod names;
+pub(super) mod pins;
+#[cfg(test)]
+mod plans;
 pub(super) mod queues;
 mod readers;
 pub(super) mod schema;
+mod wanted;
 mod writer;
 
 use std::io;
@@ -25,7 +31,7 @@ use super::folder::{self, Folder};
 use super::health::Health;
 use super::refs::{Refs, TagRef};
 use super::{blobs, off_thread};
-use crate::oci::{Digest, Manifest, MediaType, RepositoryName, Tag, UpstreamName};
+use crate::oci::{Digest, Manifest, MediaType, Reference, RepositoryName, Tag, UpstreamName};
 
 /// Of how many repositories that hold a digest the refs are looked at for its media type.
 const PLACES: usize = 8;
@@ -99,7 +105,7 @@ impl TagRecord {
 
 impl Kind {
     /// How the catalog stores it.
-    const fn column(self) -> i64 {
+    pub(super) const fn column(self) -> i64 {
         match self {
             Self::Manifest => 0,
             Self::Blob => 1,
@@ -166,6 +172,23 @@ impl Catalog {
         let write = move |inner: &Inner, place: &Place| {
             let place = place.clone();
             inner.write("write listing", move |connection| listings::set_listing(connection, &place, &question, &record));
+        };
+        self.run(upstream, repository, write).await;
+    }
+
+    /// Notes that something was asked for at `now` (milliseconds since 1970-01-01 UTC) that is not here and could not be fetched.
+    /// Of what is noted, the latest ten thousand are kept.
+    pub async fn note_wanted(
+        &self,
+        upstream: &UpstreamName,
+        repository: &RepositoryName,
+        kind: Kind,
+        reference: Reference,
+        now: i64,
+    ) {
+        let write = move |inner: &Inner, place: &Place| {
+            let place = place.clone();
+            inner.write("note what is wanted", move |connection| wanted::note(connection, &place, kind, &reference, now));
         };
         self.run(upstream, repository, write).await;
     }
@@ -271,7 +294,9 @@ impl Inner {
             let _claim = self.claims.claim(&self.refs.layout.tag(&place.upstream, &place.repository, tag));
             let TagRef { digest, media_type, size } = self.refs.tag(&place.upstream, &place.repository, tag)?;
             let record = TagRecord { digest, media_type, size, checked_at: TagRecord::NEVER };
-            self.store_tag(place, tag, &record);
+            // Whoever asks before it is stored brings it back again, and what is stored later comes later.
+            let stored = (place.clone(), tag.clone(), record.clone());
+            self.submit("write tag", move |connection| names::set_tag(connection, &stored.0, &stored.1, &stored.2));
             record
         };
         self.restore_manifest(place, &record.digest);
@@ -309,7 +334,7 @@ impl Inner {
         self.write("write tag", move |connection| names::set_tag(connection, &place, &tag, &record));
     }
 
-    fn remove_tag(&self, place: &Place, tag: &Tag) {
+    pub(super) fn remove_tag(&self, place: &Place, tag: &Tag) {
         let _claim = self.claims.claim(&self.refs.layout.tag(&place.upstream, &place.repository, tag));
         self.refs.remove_tag(&place.upstream, &place.repository, tag);
         let (place, tag) = (place.clone(), tag.clone());
@@ -375,7 +400,7 @@ impl Inner {
         self.write("write link", move |connection| names::link(connection, &place, kind, &digest));
     }
 
-    fn unlink(&self, place: &Place, kind: Kind, digest: &Digest) {
+    pub(super) fn unlink(&self, place: &Place, kind: Kind, digest: &Digest) {
         let _claim = self.claims.claim(&self.refs.layout.manifest(&place.upstream, &place.repository, digest));
         if kind == Kind::Manifest {
             self.refs.remove_manifest(&place.upstream, &place.repository, digest);
@@ -409,5 +434,15 @@ impl Inner {
         if let Err(error) = self.database.write(work) {
             self.health.catalog_error(what, &error);
         }
+    }
+
+    /// As [`Inner::write`], without waiting.
+    fn submit(&self, what: &'static str, work: impl FnMut(&Connection) -> rusqlite::Result<()> + Send + 'static) {
+        let health = Arc::clone(&self.health);
+        self.database.submit(work, move |outcome| {
+            if let Err(error) = outcome {
+                health.catalog_error(what, &error);
+            }
+        });
     }
 }

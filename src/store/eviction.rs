@@ -1,6 +1,7 @@
 //! Room for new content: the policy says what goes, and it goes unless it is open. Nothing in here decides whether content may be
 //! stored; it gives what room there is.
 
+mod clearing;
 pub(super) mod policy;
 
 use std::collections::HashSet;
@@ -9,13 +10,14 @@ use std::sync::atomic::Ordering;
 
 use rusqlite::Connection;
 
+pub use self::clearing::{Clearing, Evicted};
 use self::policy::{Occupancy, Queue, Stage, Verdict};
 use super::blobs::{Blobs, DigestClaim};
 use super::budget::{Change, Refusal, Reservation};
 use super::catalog::contents;
 use super::catalog::queues::{self, Candidate, Place};
 use super::error::StoreError;
-use super::pins::Leave;
+use super::holds::Leave;
 use crate::oci::Digest;
 
 /// How many contents are decided about at a time: their rows change in one transaction.
@@ -49,10 +51,12 @@ struct Victim {
     _claim: DigestClaim,
 }
 
-/// What an eviction has found that cannot go: it is open, or its file could not be removed.
+/// What an eviction has found so far that does not go: it is open, or its file could not be removed, or it was used.
 #[derive(Default)]
 struct Stuck {
     seen: HashSet<Digest>,
+    /// How many have stayed because they were used, since something went.
+    spared: u32,
     /// By queue, how many of those came one after the other.
     in_a_row: [usize; Queue::ALL.len()],
     /// How many files could not be removed.
@@ -108,7 +112,7 @@ impl Blobs {
             let _turn = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
             match self.lacking(more) {
                 0 => return true,
-                lacking if self.evict(lacking) == 0 => return false,
+                lacking if self.evict(lacking, &mut |_, _| {}) == 0 => return false,
                 _ => {}
             }
         }
@@ -142,14 +146,18 @@ impl Blobs {
             match reservation.grow(total) {
                 Ok(()) => return Ok(()),
                 Err(Refusal::Never) => return Err(StoreError::NoSpace),
-                Err(Refusal::Evict(bytes)) if self.evict(bytes) == 0 => return Err(StoreError::NoSpace),
+                Err(Refusal::Evict(bytes)) if self.evict(bytes, &mut |_, _| {}) == 0 => return Err(StoreError::NoSpace),
                 Err(Refusal::Evict(_)) => {}
             }
         }
     }
 
-    /// Evicts content of `bytes` bytes or a little more, or all that may go. Gives how many bytes went.
-    fn evict(&self, bytes: u64) -> u64 {
+    /// Evicts content of `bytes` bytes or a little more, or all that may go; nothing as long as it may not be known what is pinned.
+    /// Tells what goes, with its size, and gives how many bytes went.
+    fn evict(&self, bytes: u64, tell: &mut dyn FnMut(Digest, u64)) -> u64 {
+        if self.walks.may_miss_pins() {
+            return 0;
+        }
         if let Err(error) = self.catalog.database.flush_accesses() {
             self.health.catalog_error("flush accesses", &error);
         }
@@ -161,7 +169,7 @@ impl Blobs {
             if decisions.is_empty() {
                 break;
             }
-            match self.carry_out(decisions, &mut stuck) {
+            match self.carry_out(decisions, &mut stuck, tell) {
                 Some(gone) => evicted += gone,
                 None => break,
             }
@@ -207,13 +215,17 @@ impl Blobs {
 
     fn decide(&self, queue: Queue, candidate: &Candidate, stuck: &mut Stuck) -> Decision {
         let digest = candidate.place.digest;
-        match queue.verdict(candidate.uses) {
+        match queue.verdict(candidate.uses, stuck.spared) {
             Verdict::Stay { spent } => {
+                stuck.spared += 1;
                 stuck.note_other(queue);
                 Decision::Stay { digest, queue: Queue { stage: Stage::Main, ..queue }, spent }
             }
             Verdict::Go { remember } => match self.victim(queue, candidate, remember) {
-                Some(victim) => Decision::Go(victim),
+                Some(victim) => {
+                    stuck.spared = 0;
+                    Decision::Go(victim)
+                }
                 None => {
                     stuck.note_stuck(queue, &digest);
                     Decision::Stay { digest, queue, spent: 0 }
@@ -224,7 +236,7 @@ impl Blobs {
 
     /// Removes the files of what is to go, then changes the rows: what is counted as free is free. Gives how many bytes went, or
     /// nothing if the catalog failed.
-    fn carry_out(&self, decisions: Vec<Decision>, stuck: &mut Stuck) -> Option<u64> {
+    fn carry_out(&self, decisions: Vec<Decision>, stuck: &mut Stuck, tell: &mut dyn FnMut(Digest, u64)) -> Option<u64> {
         let (mut victims, mut staying) = (Vec::new(), Vec::new());
         for decision in decisions {
             match decision {
@@ -260,6 +272,7 @@ impl Blobs {
         match outcome {
             Ok(evicted) => {
                 tracing::debug!(blobs = count, size_bytes = evicted, "evicted");
+                victims.iter().for_each(|victim| tell(victim.digest, victim.size));
                 self.evictions.fetch_add(count, Ordering::Relaxed);
                 self.evicted_bytes.fetch_add(evicted, Ordering::Relaxed);
                 Some(evicted)
@@ -275,7 +288,7 @@ impl Blobs {
     fn victim(&self, queue: Queue, candidate: &Candidate, remember: bool) -> Option<Victim> {
         let digest = candidate.place.digest;
         let claim = self.claims.try_claim(&digest)?;
-        let leave = self.pins.leave(&digest)?;
+        let leave = self.holds.leave(&digest)?;
         Some(Victim { digest, size: candidate.size, queue, remember, _leave: leave, _claim: claim })
     }
 }

@@ -228,7 +228,7 @@ impl Part {
         blobs.fs.protect(&self.path).map_err(self.failed(Operation::ProtectPart))?;
 
         let _claim = blobs.claims.claim(digest);
-        let pin = blobs.pins.pin(digest).expect("content leaves only while its digest is held, and it is held here");
+        let hold = blobs.holds.hold(digest).expect("content leaves only while its digest is held, and it is held here");
         if let Err(error) = self.take_name(digest) {
             // Whatever has the name now, the catalog shall say so.
             blobs.align(digest);
@@ -244,7 +244,7 @@ impl Part {
             return Err(error.into());
         }
         blobs.parts.give_up(digest);
-        Ok(Content::new(Arc::clone(file), size, pin))
+        Ok(Content::new(Arc::clone(file), size, hold))
     }
 
     fn take_name(&mut self, digest: &Digest) -> Result<(), StoreError> {

@@ -9,10 +9,10 @@ use rusqlite::{Connection, OptionalExtension};
 
 use super::blobs::read_manifest;
 use super::catalog::contents::digest_column;
-use super::catalog::{CatalogError, schema};
+use super::catalog::{CatalogError, Kind, schema};
 use super::filesystem::{FileSystem, OsFileSystem};
 use super::layout::Layout;
-use crate::oci::{Digest, Manifest, MediaType, RepositoryName, Tag, UpstreamName};
+use crate::oci::{Digest, Manifest, MediaType, Reference, RepositoryName, Tag, UpstreamName};
 
 /// A folder that is looked into.
 pub struct Inspection {
@@ -43,10 +43,26 @@ pub struct Image {
     pub size: u64,
     /// How many of its contents are not here. Platforms of an index that nobody has asked for do not count.
     pub missing: u64,
+    /// A pin keeps it.
+    pub is_pinned: bool,
     /// When its manifest was last asked for, in milliseconds since 1970-01-01 UTC, give or take ten minutes.
     pub pulled_at: Option<i64>,
     /// When the upstream last said that the tag names it, likewise.
     pub checked_at: Option<i64>,
+}
+
+/// Something that was asked for, was not here, and could not be fetched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    pub upstream: UpstreamName,
+    pub repository: RepositoryName,
+    pub kind: Kind,
+    pub reference: Reference,
+    /// When it was first and last asked for, in milliseconds since 1970-01-01 UTC.
+    pub first_at: i64,
+    pub last_at: i64,
+    /// How often that was noted: once in a minute at the most.
+    pub times: u64,
 }
 
 /// What is at rest, by its digest.
@@ -110,6 +126,42 @@ impl Inspection {
         Ok(images)
     }
 
+    /// What was asked for in vain and is not here yet; what was asked for last comes first.
+    ///
+    /// # Errors
+    /// [`InspectError::Catalog`] if the catalog cannot be read.
+    pub fn wanted(&self) -> Result<Vec<Wanted>, InspectError> {
+        let mut shelf = Shelf { inspection: self, at_rest: HashMap::new() };
+        let mut wanted = self.noted_as_wanted().map_err(CatalogError::from)?;
+        let tags: HashMap<(String, Option<String>), Digest> =
+            self.tags().map_err(CatalogError::from)?.into_iter().map(|row| ((row.place, row.tag), row.digest)).collect();
+        wanted.retain(|wanted| match &wanted.reference {
+            Reference::Digest(digest) => shelf.size(digest).is_none(),
+            Reference::Tag(tag) => {
+                let place = format!("{}/{}", wanted.upstream, wanted.repository);
+                tags.get(&(place, Some(tag.to_string()))).is_none_or(|digest| shelf.is_incomplete(digest))
+            }
+        });
+        Ok(wanted)
+    }
+
+    fn noted_as_wanted(&self) -> rusqlite::Result<Vec<Wanted>> {
+        let mut statement = self.connection.prepare(
+            "SELECT repository.upstream, repository.name, wanted.kind, wanted.reference, first_at, last_at, times
+             FROM wanted JOIN repository ON repository.id = wanted.repository ORDER BY wanted.number DESC",
+        )?;
+        let rows = statement.query_map([], |row| {
+            let (upstream, repository, reference): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(3)?);
+            let names = (upstream.parse(), repository.parse(), reference.parse());
+            let (Ok(upstream), Ok(repository), Ok(reference)) = names else { return Ok(None) };
+            let kind = if row.get::<_, i64>(2)? == Kind::Blob.column() { Kind::Blob } else { Kind::Manifest };
+            let (first_at, last_at) = (row.get(4)?, row.get(5)?);
+            let times = row.get::<_, i64>(6)?.unsigned_abs();
+            Ok(Some(Wanted { upstream, repository, kind, reference, first_at, last_at, times }))
+        })?;
+        rows.filter_map(Result::transpose).collect()
+    }
+
     /// Bytes of all content at rest, named or not.
     ///
     /// # Errors
@@ -121,14 +173,16 @@ impl Inspection {
 
     fn tags(&self) -> rusqlite::Result<Vec<Row>> {
         self.rows(
-            "SELECT repository.upstream, repository.name, tag.name, tag.digest, tag.media_type, tag.checked_at, blob.accessed_at
+            "SELECT repository.upstream, repository.name, tag.name, tag.digest, tag.media_type, tag.checked_at, blob.accessed_at,
+                    EXISTS (SELECT 1 FROM pinned WHERE pinned.digest = tag.digest)
              FROM tag JOIN repository ON repository.id = tag.repository LEFT JOIN blob ON blob.digest = tag.digest",
         )
     }
 
     fn manifests(&self) -> rusqlite::Result<Vec<Row>> {
         self.rows(
-            "SELECT repository.upstream, repository.name, NULL, link.digest, manifest.media_type, NULL, blob.accessed_at
+            "SELECT repository.upstream, repository.name, NULL, link.digest, manifest.media_type, NULL, blob.accessed_at,
+                    EXISTS (SELECT 1 FROM pinned WHERE pinned.digest = link.digest)
              FROM link JOIN repository ON repository.id = link.repository
              JOIN manifest ON manifest.digest = link.digest JOIN blob ON blob.digest = link.digest
              WHERE link.fetched",
@@ -148,6 +202,7 @@ impl Inspection {
                 media_type: row.get(4)?,
                 checked_at: row.get(5)?,
                 pulled_at: row.get(6)?,
+                is_pinned: row.get(7)?,
             })
         })?;
         rows.collect()
@@ -164,6 +219,7 @@ struct Row {
     media_type: String,
     checked_at: Option<i64>,
     pulled_at: Option<i64>,
+    is_pinned: bool,
 }
 
 impl Shelf<'_> {
@@ -176,6 +232,7 @@ impl Shelf<'_> {
             digest: row.digest,
             size,
             missing,
+            is_pinned: row.is_pinned,
             pulled_at: row.pulled_at,
             checked_at: row.checked_at,
         })
@@ -200,6 +257,13 @@ impl Shelf<'_> {
         }
         let missing = contents.values().filter(|size| size.is_none()).count() as u64;
         (contents.values().flatten().sum(), missing)
+    }
+
+    /// Whether something of the image is not here.
+    fn is_incomplete(&mut self, digest: &Digest) -> bool {
+        let Some(media_type) = self.media_type(digest) else { return true };
+        let (_, missing) = self.weigh(digest, &media_type);
+        missing > 0
     }
 
     /// The size of a content that is at rest, in bytes.

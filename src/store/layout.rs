@@ -3,11 +3,18 @@
 
 use std::path::{Path, PathBuf};
 
+use super::name::Pin;
 use super::parts::PartName;
-use crate::oci::{Algorithm, Digest, RepositoryName, Tag, UpstreamName};
+use crate::oci::{Algorithm, Digest, Reference, RepositoryName, Tag, UpstreamName};
 
 const TAGS: &str = "_tags";
 const MANIFESTS: &str = "_manifests";
+const PINS: &str = "_pins";
+
+/// The pin of a whole repository. The others have what they pin behind one of the prefixes: some tags look like names of manifests.
+const ALL: &str = "all";
+const TAG_PREFIX: &str = "tag-";
+const MANIFEST_PREFIX: &str = "manifest-";
 
 /// The paths of one store.
 #[derive(Clone, Debug)]
@@ -22,6 +29,8 @@ pub(super) enum RefsFolder<'a> {
     Tags,
     /// `_manifests`
     Manifests,
+    /// `_pins`
+    Pins,
     /// A further component of a repository's name, perhaps.
     Component(&'a str),
 }
@@ -112,7 +121,7 @@ impl Layout {
     }
 
     pub(super) fn manifest(&self, upstream: &UpstreamName, repository: &RepositoryName, digest: &Digest) -> PathBuf {
-        self.manifests(upstream, repository).join(format!("{}-{}", digest.algorithm(), digest.hex()))
+        self.manifests(upstream, repository).join(manifest_name(digest))
     }
 
     /// The digest of which [`Layout::manifest`] has `name` as the last component.
@@ -120,6 +129,34 @@ impl Layout {
         let (algorithm, hex) = name.split_once('-')?;
         Digest::from_hex(algorithm.parse().ok()?, hex).ok()
     }
+
+    pub(super) fn pins(&self, upstream: &UpstreamName, repository: &RepositoryName) -> PathBuf {
+        self.repository(upstream, repository).join(PINS)
+    }
+
+    pub(super) fn pin(&self, pin: &Pin) -> PathBuf {
+        let name = match &pin.reference {
+            None => ALL.to_owned(),
+            Some(Reference::Tag(tag)) => format!("{TAG_PREFIX}{tag}"),
+            Some(Reference::Digest(digest)) => format!("{MANIFEST_PREFIX}{}", manifest_name(digest)),
+        };
+        self.pins(&pin.upstream, &pin.repository).join(name)
+    }
+
+    /// The pin in the repository of which [`Layout::pin`] has `name` as the last component.
+    pub(super) fn parse_pin(upstream: &UpstreamName, repository: &RepositoryName, name: &str) -> Option<Pin> {
+        let reference = match (name, name.strip_prefix(TAG_PREFIX), name.strip_prefix(MANIFEST_PREFIX)) {
+            (ALL, ..) => None,
+            (_, Some(tag), _) => Some(Reference::Tag(tag.parse().ok()?)),
+            (_, _, Some(manifest)) => Some(Reference::Digest(Self::parse_manifest(manifest)?)),
+            _ => return None,
+        };
+        Some(Pin { upstream: upstream.clone(), repository: repository.clone(), reference })
+    }
+}
+
+fn manifest_name(digest: &Digest) -> String {
+    format!("{}-{}", digest.algorithm(), digest.hex())
 }
 
 impl<'a> RefsFolder<'a> {
@@ -128,6 +165,7 @@ impl<'a> RefsFolder<'a> {
         match name {
             TAGS => Self::Tags,
             MANIFESTS => Self::Manifests,
+            PINS => Self::Pins,
             component => Self::Component(component),
         }
     }
@@ -151,6 +189,27 @@ mod tests {
         let manifest = layout.manifest(&upstream, &repository, &digest);
         assert_eq!(manifest, PathBuf::from(format!("/srv/refs/localhost:5000/a/b/_manifests/sha256-{hex}")));
         assert_eq!(Layout::parse_manifest(manifest.file_name().unwrap().to_str().unwrap()), Some(digest));
+    }
+
+    #[test]
+    fn pins_are_read_as_they_are_named() {
+        let layout = Layout::new("/srv".into());
+        let (upstream, repository) = ("docker.io".parse().unwrap(), "a/b".parse().unwrap());
+        let looks_like_a_manifest = format!("sha256-{}", Digest::sha256(b"x").hex());
+        let references =
+            ["all", "tag-all", &looks_like_a_manifest, &Digest::sha256(b"x").to_string()].map(|text| text.parse().unwrap());
+        let names: Vec<_> = references.into_iter().map(Some).chain([None]).collect();
+        for reference in &names {
+            let (upstream, repository) = (UpstreamName::clone(&upstream), RepositoryName::clone(&repository));
+            let pin = Pin { upstream, repository, reference: reference.clone() };
+            let path = layout.pin(&pin);
+            let name = path.file_name().unwrap().to_str().unwrap();
+            assert_eq!(Layout::parse_pin(&pin.upstream, &pin.repository, name), Some(pin));
+        }
+        assert_eq!(
+            layout.pin(&Pin { upstream, repository, reference: None }),
+            PathBuf::from("/srv/refs/docker.io/a/b/_pins/all")
+        );
     }
 
     #[test]

@@ -276,6 +276,14 @@ impl Parts {
         oldest.inspect(|part| self.remove(part.name)).is_some()
     }
 
+    /// The sizes of the kept parts in bytes, in the order in which they would be given up.
+    pub(super) fn oldest_first(&self) -> Vec<u64> {
+        let kept = self.lock();
+        let mut parts: Vec<_> = kept.iter().map(|(digest, part)| (part.kept_at, *digest, part.reservation.bytes())).collect();
+        parts.sort_unstable_by_key(|(kept_at, digest, _)| (*kept_at, *digest));
+        parts.into_iter().map(|(.., bytes)| bytes).collect()
+    }
+
     /// Removes what is too old, and what is more than kept parts may take.
     pub(super) fn sweep(&self) {
         let now = self.clock.unix_millis();

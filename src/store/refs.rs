@@ -1,5 +1,5 @@
-//! The small files below `refs/`: what a tag pointed to, and as what a manifest was fetched from where. They are the truth from
-//! which the catalog can be made anew; when a tag was last checked is not in them.
+//! The small files below `refs/`: what a tag pointed to, as what a manifest was fetched from where, and what is pinned. They are the
+//! truth from which the catalog can be made anew; when a tag was last checked is not in them.
 
 use std::io;
 use std::path::Path;
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::filesystem::FileSystem;
 use super::health::{Health, Operation};
 use super::layout::Layout;
+use super::name::Pin;
 use crate::oci::{Digest, MediaType, RepositoryName, Tag, UpstreamName};
 
 /// No ref is larger: the longest media type has 255 bytes, the longest digest 135.
@@ -46,6 +47,10 @@ struct ManifestFile {
     media_type: String,
 }
 
+/// That it is there says it all.
+#[derive(Serialize)]
+struct PinFile {}
+
 impl Refs {
     pub(super) fn tag(&self, upstream: &UpstreamName, repository: &RepositoryName, tag: &Tag) -> Option<TagRef> {
         let file: TagFile = self.read(&self.layout.tag(upstream, repository, tag))?;
@@ -57,12 +62,14 @@ impl Refs {
         if self.tag(upstream, repository, tag).as_ref() != Some(to) {
             let TagRef { digest, media_type, size } = to;
             let file = TagFile { digest: digest.to_string(), media_type: media_type.to_string(), size: *size };
-            self.write(&self.layout.tag(upstream, repository, tag), &file);
+            // It has been noted, and costs no more than that the tag is asked for again.
+            let _ = self.write(&self.layout.tag(upstream, repository, tag), &file);
         }
     }
 
     pub(super) fn remove_tag(&self, upstream: &UpstreamName, repository: &RepositoryName, tag: &Tag) {
-        self.remove(&self.layout.tag(upstream, repository, tag));
+        // It has been noted: a tag that is brought back is a stale one at worst.
+        let _ = self.remove(&self.layout.tag(upstream, repository, tag));
     }
 
     /// The tags of a repository, in lexical order.
@@ -89,12 +96,33 @@ impl Refs {
     ) {
         if self.manifest(upstream, repository, digest).as_ref() != Some(media_type) {
             let file = ManifestFile { media_type: media_type.to_string() };
-            self.write(&self.layout.manifest(upstream, repository, digest), &file);
+            // As for tags.
+            let _ = self.write(&self.layout.manifest(upstream, repository, digest), &file);
         }
     }
 
     pub(super) fn remove_manifest(&self, upstream: &UpstreamName, repository: &RepositoryName, digest: &Digest) {
-        self.remove(&self.layout.manifest(upstream, repository, digest));
+        // As for tags.
+        let _ = self.remove(&self.layout.manifest(upstream, repository, digest));
+    }
+
+    /// What is pinned in the repository, and not in others below it.
+    pub(super) fn pins(&self, upstream: &UpstreamName, repository: &RepositoryName) -> Vec<Pin> {
+        let names = self.list(&self.layout.pins(upstream, repository));
+        names.iter().filter_map(|(name, _)| Layout::parse_pin(upstream, repository, name)).collect()
+    }
+
+    /// Writes the pin durably. Unlike the others, this ref is a promise, so that an error is the caller's as well.
+    pub(super) fn set_pin(&self, pin: &Pin) -> io::Result<()> {
+        self.write(&self.layout.pin(pin), &PinFile {})
+    }
+
+    /// As [`Refs::set_pin`]. That it was not there is no error.
+    pub(super) fn remove_pin(&self, pin: &Pin) -> io::Result<()> {
+        match self.remove(&self.layout.pin(pin)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            outcome => outcome,
+        }
     }
 
     /// The names in a folder, and whether each is a folder; none if there is no such folder.
@@ -125,14 +153,14 @@ impl Refs {
     }
 
     /// Replaces the file as a whole, durably: there is never half a ref under its name.
-    fn write(&self, path: &Path, value: &impl Serialize) {
+    fn write(&self, path: &Path, value: &impl Serialize) -> io::Result<()> {
         let bytes = serde_json::to_vec(value).expect("strings and numbers are JSON");
         let temporary = self.layout.temporary(self.numbers.fetch_add(1, Ordering::Relaxed));
-        if let Err(error) = self.replace(path, &temporary, &bytes) {
-            self.note(Operation::WriteRef, path, &error);
+        self.replace(path, &temporary, &bytes).inspect_err(|error| {
+            self.note(Operation::WriteRef, path, error);
             // It may not be there any more, or never have been.
             let _ = self.fs.remove(&temporary);
-        }
+        })
     }
 
     fn replace(&self, path: &Path, temporary: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -150,11 +178,10 @@ impl Refs {
         self.fs.sync_folder(folder)
     }
 
-    fn remove(&self, path: &Path) {
+    fn remove(&self, path: &Path) -> io::Result<()> {
         let folder = path.parent().expect("a ref lies in a folder");
-        if let Err(error) = self.fs.remove(path).and_then(|()| self.fs.sync_folder(folder)) {
-            self.note(Operation::RemoveRef, path, &error);
-        }
+        let removed = self.fs.remove(path).and_then(|()| self.fs.sync_folder(folder));
+        removed.inspect_err(|error| self.note(Operation::RemoveRef, path, error))
     }
 
     /// That something is not there is no error.

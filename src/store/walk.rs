@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Weak};
 use std::thread;
@@ -16,8 +16,9 @@ use super::health::Operation;
 use super::layout::{Layout, RefsFolder};
 use crate::oci::{Algorithm, Digest, RepositoryName, UpstreamName};
 
-/// How many unknown contents enter the catalog in one transaction.
-const BATCH: usize = 512;
+/// How many unknown contents enter the catalog in one transaction: some milliseconds, which is what anybody else who writes has to
+/// wait for at most.
+const BATCH: usize = 128;
 
 /// Asks for walks. The walker ends when this is gone, or the store is.
 pub(super) struct Requester {
@@ -27,7 +28,12 @@ pub(super) struct Requester {
 
 /// The walks that were asked for and have not ended: while there is one, the catalog may not know all that is in the folder.
 #[derive(Clone, Default)]
-pub(super) struct Pending(Arc<AtomicUsize>);
+pub(super) struct Pending {
+    walks: Arc<AtomicUsize>,
+    /// How many catalogs were made that knew nothing, and how many of them a walk has taught what is in `refs/`.
+    new_catalogs: Arc<AtomicU64>,
+    taught: Arc<AtomicU64>,
+}
 
 /// The store was closed.
 struct Closed;
@@ -47,15 +53,26 @@ impl Requester {
     }
 
     pub(super) fn send(&self) {
-        self.pending.0.fetch_add(1, Ordering::SeqCst);
+        self.pending.walks.fetch_add(1, Ordering::SeqCst);
         // There is no walker at shutdown only.
         let _ = self.requests.send(());
+    }
+
+    /// As [`Requester::send`], because the catalog is a new one.
+    pub(super) fn send_for_new_catalog(&self) {
+        self.pending.new_catalogs.fetch_add(1, Ordering::SeqCst);
+        self.send();
     }
 }
 
 impl Pending {
     pub(super) fn is_any(&self) -> bool {
-        self.0.load(Ordering::SeqCst) > 0
+        self.walks.load(Ordering::SeqCst) > 0
+    }
+
+    /// Whether the catalog may not know all pins: then nothing is evicted.
+    pub(super) fn may_miss_pins(&self) -> bool {
+        self.taught.load(Ordering::SeqCst) < self.new_catalogs.load(Ordering::SeqCst)
     }
 }
 
@@ -68,7 +85,11 @@ pub(super) fn start(requests: Receiver<()>, pending: Pending, blobs: Weak<Blobs>
             if walk(&blobs).is_err() {
                 return;
             }
-            pending.0.fetch_sub(served, Ordering::SeqCst);
+            pending.walks.fetch_sub(served, Ordering::SeqCst);
+            // Who asked for it before that line did not see the walk end; who asks after it does.
+            if let Some(store) = blobs.upgrade() {
+                store.settle_limit();
+            }
         }
     };
     thread::Builder::new().name("larder-walk".into()).spawn(run).map(drop)
@@ -82,15 +103,18 @@ fn walk(blobs: &Weak<Blobs>) -> Result<(), Closed> {
         store.health.catalog_error("check", &error);
     }
     // Refs come first: with them a tag that is asked for brings back all that belongs to it.
+    let new_catalogs = store.walks.new_catalogs.load(Ordering::SeqCst);
     let mut steps = upstreams(&store);
     drop(store);
     while let Some(step) = steps.pop() {
         steps.extend(walk_refs(&*open()?, &step));
     }
+    open()?.walks.taught.fetch_max(new_catalogs, Ordering::SeqCst);
     for first in 0..=u8::MAX {
         walk_blobs(&*open()?, first);
     }
     let store = open()?;
+    store.settle_limit();
     // There may be more than the budget allows, since it was made smaller, or a loss of power has brought back what had been evicted.
     // Who asks for room for one byte has it made; where nothing may go there is nothing to be done.
     let _ = store.reserve(&mut store.budget.reservation(), 1);
@@ -116,7 +140,8 @@ fn walk_refs(store: &Blobs, step: &RefsStep) -> Vec<RefsStep> {
             _ if !is_folder => {}
             (RefsFolder::Tags, Some(place)) => walk_tags(store, place),
             (RefsFolder::Manifests, Some(place)) => walk_manifests(store, place),
-            (RefsFolder::Tags | RefsFolder::Manifests, None) => {}
+            (RefsFolder::Pins, Some(place)) => walk_pins(store, place),
+            (RefsFolder::Tags | RefsFolder::Manifests | RefsFolder::Pins, None) => {}
             (RefsFolder::Component(component), _) => {
                 let name = if step.name.is_empty() { component.to_owned() } else { format!("{}/{component}", step.name) };
                 if name.parse::<RepositoryName>().is_ok() {
@@ -140,6 +165,12 @@ fn walk_manifests(store: &Blobs, place: &Place) {
 fn walk_tags(store: &Blobs, place: &Place) {
     for tag in store.catalog.refs.tags(&place.upstream, &place.repository) {
         store.catalog.review_tag(place, &tag);
+    }
+}
+
+fn walk_pins(store: &Blobs, place: &Place) {
+    for pin in store.catalog.refs.pins(&place.upstream, &place.repository) {
+        store.catalog.review_pin(&pin);
     }
 }
 

@@ -2,6 +2,7 @@
 //! repository, a tag, a digest or a client.
 
 mod levels;
+mod totals;
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
@@ -16,6 +17,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 pub use levels::Levels;
+pub use totals::{Totals, UpstreamTotals};
 
 use levels::LevelGauges;
 
@@ -34,6 +36,10 @@ const STATUSES: [&str; 6] = ["2xx", "3xx", "4xx", "429", "5xx", "failed"];
 /// All metrics.
 pub struct Metrics {
     registry: Registry,
+    /// The values of the label `upstream`.
+    upstreams: Vec<String>,
+    /// The values of the label `cache`.
+    outcomes: Vec<&'static str>,
     requests: Family<Labels<2>, Counter>,
     responses: Family<Labels<1>, Counter>,
     response_bytes: Family<Labels<1>, Counter>,
@@ -95,6 +101,8 @@ impl Metrics {
         prefetch_outcomes: &[&'static str],
     ) -> Self {
         let mut registry = Registry::with_prefix("larder");
+        let upstreams: Vec<String> = upstreams.into_iter().map(str::to_owned).collect();
+        let outcomes: Vec<_> = outcomes.iter().copied().chain(["none", "error"]).collect();
         let seconds: fn() -> Histogram = || Histogram::new(SECONDS);
         let requests = Family::default();
         let responses = Family::default();
@@ -174,6 +182,8 @@ impl Metrics {
         let levels = Mutex::new(LevelGauges::register(&mut registry));
         let this = Self {
             registry,
+            upstreams,
+            outcomes,
             requests,
             responses,
             response_bytes,
@@ -193,20 +203,15 @@ impl Metrics {
             prefetches,
             levels,
         };
-        this.zero(upstreams, outcomes, prefetch_outcomes);
+        this.zero(prefetch_outcomes);
         this
     }
 
     /// Has every series exist before it counts, so that a rate over the first event is not lost.
-    fn zero<'a>(
-        &self,
-        upstreams: impl IntoIterator<Item = &'a str>,
-        outcomes: &[&'static str],
-        prefetch_outcomes: &[&'static str],
-    ) {
+    fn zero(&self, prefetch_outcomes: &[&'static str]) {
         for kind in KINDS {
-            for outcome in outcomes.iter().copied().chain(["none", "error"]) {
-                let _ = self.requests.get_or_create(&Labels([("kind", kind.into()), ("cache", outcome.into())]));
+            for outcome in &self.outcomes {
+                let _ = self.requests.get_or_create(&Labels([("kind", kind.into()), ("cache", (*outcome).into())]));
             }
             let _ = self.response_bytes.get_or_create(&Labels([("kind", kind.into())]));
             let _ = self.first_byte.get_or_create(&Labels([("kind", kind.into())]));
@@ -218,8 +223,8 @@ impl Metrics {
         for result in ["stored", "not-stored", "not-found", "unread", "failed"] {
             let _ = self.fills_ended.get_or_create(&Labels([("result", result.into())]));
         }
-        for upstream in upstreams {
-            let label = || ("upstream", upstream.to_owned().into());
+        for upstream in &self.upstreams {
+            let label = || ("upstream", upstream.clone().into());
             for kind in UPSTREAM_KINDS {
                 for status in STATUSES {
                     let labels = Labels([label(), ("kind", kind.into()), ("status", status.into())]);

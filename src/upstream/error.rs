@@ -39,6 +39,20 @@ pub enum UpstreamError {
     /// One of our own rules said no.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// The operator has said that it is not to be asked. Nothing was.
+    #[error("the upstream is not asked: Larder is offline towards it")]
+    Offline,
+    /// It failed a moment ago, and is left alone until it is found to answer again. Nothing was asked.
+    #[error("{cause} (a moment ago; it is looked for again in {} s)", .retry_after.as_secs().max(1))]
+    Suspended {
+        /// How it failed. Never one of this kind itself.
+        cause: Box<UpstreamError>,
+        /// Until when it is not looked for again.
+        retry_after: Duration,
+    },
+    /// What is left of its limit on pulls is for those who have nothing cached to go by. Nothing was asked.
+    #[error("only {remaining} pulls are left of the upstream's limit, and they are saved for what is not cached")]
+    Saving { remaining: u64 },
 }
 
 /// What was being waited for when time ran out.
@@ -111,9 +125,31 @@ impl UpstreamError {
             Self::Timeout { phase } => *phase != Phase::Queue,
             Self::Status { status } => matches!(status, 408 | 500 | 502 | 503 | 504),
             Self::Unreachable { .. } | Self::Broken { .. } => true,
-            Self::NotFound | Self::Denied { .. } | Self::RateLimited { .. } | Self::RangeNotSatisfiable | Self::Refused(_) => {
-                false
-            }
+            Self::NotFound
+            | Self::Denied { .. }
+            | Self::RateLimited { .. }
+            | Self::RangeNotSatisfiable
+            | Self::Refused(_)
+            | Self::Offline
+            | Self::Suspended { .. }
+            | Self::Saving { .. } => false,
+        }
+    }
+
+    /// How the upstream itself failed, if it was that: of what it was not asked because of an earlier failure, that failure.
+    pub fn cause(&self) -> &Self {
+        match self {
+            Self::Suspended { cause, .. } => cause,
+            error => error,
+        }
+    }
+
+    /// After how long it is worth to ask again, if anybody told.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::RateLimited { retry_after } => *retry_after,
+            Self::Suspended { retry_after, .. } => Some(*retry_after),
+            _ => None,
         }
     }
 
@@ -124,7 +160,13 @@ impl UpstreamError {
             Self::Denied { status, .. } | Self::Status { status } => Some(*status),
             Self::RateLimited { .. } => Some(429),
             Self::RangeNotSatisfiable => Some(416),
-            Self::Timeout { .. } | Self::Unreachable { .. } | Self::Broken { .. } | Self::Refused(_) => None,
+            Self::Timeout { .. }
+            | Self::Unreachable { .. }
+            | Self::Broken { .. }
+            | Self::Refused(_)
+            | Self::Offline
+            | Self::Suspended { .. }
+            | Self::Saving { .. } => None,
         }
     }
 }

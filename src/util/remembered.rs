@@ -32,6 +32,10 @@ impl<K: Eq + Hash + Clone, V: Clone> Remembered<K, V> {
         }
     }
 
+    pub fn remove(&self, key: &K) {
+        self.lock().remove(key);
+    }
+
     pub fn insert(&self, key: K, fact: V) {
         let mut facts = self.lock();
         if facts.len() >= self.most && !facts.contains_key(&key) {

@@ -27,6 +27,11 @@ where
         Self { flights: Arc::default() }
     }
 
+    /// Whether the next call with `key` would join an earlier one's flight, as far as can be told.
+    pub fn is_under_way(&self, key: &K) -> bool {
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner).contains_key(key)
+    }
+
     /// Joins the flight of `key`, or begins it with `work`. The second value tells whether an earlier caller's flight was joined.
     ///
     /// Gives `None` if the work panicked.

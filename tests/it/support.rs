@@ -12,7 +12,7 @@ use std::time::Duration;
 pub(crate) use client::{Answer, Connection, Download, End};
 pub(crate) use disk::Disk;
 pub(crate) use fixture::{NAME, TAG, blob, checked, counted, fetched, hub_with, image, index, manifest, prepare, pull};
-pub(crate) use larder::Larder;
+pub(crate) use larder::{Larder, Run};
 pub(crate) use metrics::Metrics;
 
 /// How long a test waits for something to come true.

@@ -2,7 +2,9 @@
 
 use rustix::process::Signal;
 
-use crate::support::{Larder, NAME, TAG, blob, fetched, hub_with, image, index, manifest, pull};
+use larder_testkit::{Image, Repository, Synthetic};
+
+use crate::support::{Larder, NAME, Run, TAG, blob, counted, fetched, hub_with, image, index, manifest, prepare, pull};
 
 /// Issue 4, "Scrub": a flipped bit is found and dropped, the next pull heals it; scripts can read it.
 #[tokio::test]
@@ -124,4 +126,226 @@ async fn an_index_is_listed_as_one_image_with_the_platforms_that_are_here() {
     assert_eq!(other.get(manifest(digest)).await.status(), 200);
     let text = other.tool(&["ls", "--json"]).said;
     assert!(text.contains(&format!("\"name\":\"docker.io/{NAME}@{digest}\"")), "{text}");
+}
+
+fn json(run: &Run) -> serde_json::Value {
+    serde_json::from_str(&run.said).unwrap_or_else(|error| panic!("{error}: {run:?}"))
+}
+
+fn lines(run: &Run) -> Vec<serde_json::Value> {
+    run.said.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {run:?}"))).collect()
+}
+
+/// Issue 4, "Tools": an image is removed with what nothing else needs, while the server runs and without it, and is fetched again.
+#[tokio::test]
+async fn what_is_removed_is_fetched_again_and_what_others_share_stays() {
+    let shared = Synthetic::new(1_810_000, 2_000_000);
+    let image = Image::builder().layer(shared).layer(Synthetic::new(1_810_001, 1_000_000)).build();
+    let other = Image::builder().layer(shared).layer(Synthetic::new(1_810_002, 1000)).build();
+    let hub = prepare(&image).repository(Repository::new("library/other").tag("1", &other)).start().await.unwrap();
+    let mut larder = Larder::of(&hub).await;
+    pull(&larder, "library/other", "1").await;
+    let name = format!("docker.io/{NAME}:{TAG}");
+    let own = [image.manifest().digest.clone(), image.layers()[1].digest().clone()];
+    for runs in [true, false] {
+        pull(&larder, NAME, TAG).await;
+        let pulls = counted(&hub).count();
+        pull(&larder, NAME, TAG).await;
+        assert_eq!(counted(&hub).count(), pulls, "it is cached");
+        if !runs {
+            larder.stop(Signal::TERM);
+        }
+        let foretold = larder.tool(&["rm", "--dry-run", "--json", &name]);
+        assert!(own.iter().all(|digest| larder.has(digest)));
+        let run = larder.tool(&["rm", "--json", &name]);
+        assert_eq!(run.status.code(), Some(0), "{run:?}");
+        let (mut removed, foretold) = (json(&run), json(&foretold));
+        removed["dry_run"] = true.into();
+        assert_eq!(removed, foretold);
+        assert_eq!(removed["images"], serde_json::json!([name]));
+        assert_eq!((&removed["contents"], &removed["shared_contents"]), (&3.into(), &1.into()));
+        assert_eq!(
+            (&removed["shared_bytes"], &removed["shared_with"]),
+            (&2_000_000.into(), &serde_json::json!(["docker.io/library/other:1"]))
+        );
+        assert!(own.iter().all(|digest| !larder.has(digest)) && larder.has(image.layers()[0].digest()));
+        let again = larder.tool(&["rm", &name]);
+        assert_eq!(again.status.code(), Some(1), "{again:?}");
+        assert!(again.said.contains(&format!("nothing is cached of {name}")), "{again:?}");
+        assert_eq!(larder.tool(&["ls", &name, "--json"]).said, "");
+        if !runs {
+            larder.start_again().await;
+        }
+        pull(&larder, NAME, TAG).await;
+        assert_eq!(counted(&hub).count(), pulls + 1, "it is fetched again");
+    }
+    let layer = image.layers()[1].digest();
+    assert_eq!(fetched(&hub, layer).count(), 3);
+    let text = larder.tool(&["rm", &layer.to_string()]).said;
+    assert_eq!(text, "0 images, 1 content: 0.00 GB removed\n");
+    assert!(!larder.has(layer));
+    let text = larder.tool(&["rm", "docker.io"]).said;
+    assert!(text.starts_with(&format!("{name}\ndocker.io/library/other:1\n2 images, 6 contents: 0.00 GB removed\n")), "{text}");
+    assert_eq!(larder.metrics().await.get("cache_blobs"), 0.0);
+    // A page in a browser on the same machine is not to remove anything.
+    for path in ["/rm", "/pin", "/unpin", "/gc"] {
+        let headers = [("Origin", "http://evil.example"), ("Content-Length", "0")];
+        assert_eq!(larder.admin_ask("POST", path, &headers).await.status(), 403, "{path}");
+        assert_eq!(larder.admin_ask("GET", path, &[]).await.status(), 405, "{path}");
+        assert_eq!(larder.admin_ask("POST", path, &[("Content-Length", "0")]).await.status(), 400, "{path}");
+    }
+}
+
+/// What was removed is not served stale from a memory of it, however the upstream is.
+#[tokio::test]
+async fn what_is_removed_is_not_served_stale() {
+    let image = image(1811, &[1000]);
+    let hub = hub_with(&image).await;
+    let larder = Larder::of(&hub).await;
+    let digest = pull(&larder, NAME, TAG).await;
+    hub.stop_listening().await;
+    assert_eq!(larder.get(manifest(TAG)).await.status(), 200);
+    assert_eq!(larder.tool(&["rm", &format!("docker.io/{NAME}")]).status.code(), Some(0));
+    for target in [manifest(TAG), manifest(digest), blob(image.layers()[0].digest())] {
+        let status = larder.get(&target).await.status();
+        assert!((502..=504).contains(&status), "{target}: {status}");
+    }
+}
+
+/// Issue 4, "Tools": what is pinned is never evicted, whatever comes, after restarts and without the catalog, until it is unpinned.
+#[tokio::test]
+async fn what_is_pinned_stays() {
+    let pinned = image(1812, &[3_000_000, 1_500_000]);
+    let others: Vec<_> = (1813..1820).map(|seed| image(seed, &[4_000_000])).collect();
+    let tags: Vec<String> = (0..others.len()).map(|number| format!("o{number}")).collect();
+    let other = tags.iter().zip(&others).fold(Repository::new("library/other"), |other, (tag, image)| other.tag(tag, image));
+    let hub = prepare(&pinned).repository(other).start().await.unwrap();
+    let mut larder = Larder::with(&hub, "cache.max_size = \"15MB\"").await;
+    let name = format!("docker.io/{NAME}:{TAG}");
+    let run = larder.tool(&["pin", &name]);
+    assert_eq!((run.status.code(), &*run.said), (Some(0), &*format!("{name}: pinned; nothing of it is cached\n")));
+    pull(&larder, NAME, TAG).await;
+    let size = pinned.manifest().bytes.len() as u64 + pinned.blobs().iter().map(|blob| blob.size()).sum::<u64>();
+    let all_is_there = |larder: &Larder| pinned.blobs().iter().all(|blob| larder.has(blob.digest()));
+    for round in 0..3 {
+        for tag in &tags {
+            pull(&larder, "library/other", tag).await;
+        }
+        assert!(all_is_there(&larder), "{round}");
+        assert!(!others.iter().all(|other| larder.has(other.layers()[0].digest())), "there was pressure");
+        assert_eq!(larder.metrics().await.get("cache_pinned_bytes"), size as f64);
+        if round < 2 {
+            larder.kill9();
+        }
+        if round == 1 {
+            for file in ["catalog.sqlite", "catalog.sqlite-wal", "catalog.sqlite-shm"] {
+                // The last two are there or not, as the kill has left it.
+                let _ = std::fs::remove_file(larder.cache().join(file));
+            }
+        }
+        if round < 2 {
+            let listed = lines(&larder.tool(&["pin", "--json"]));
+            assert_eq!(listed, [serde_json::json!({ "name": name, "contents": 4, "bytes": size })], "on the folder alone");
+            larder.start_again().await;
+        }
+    }
+    let images = lines(&larder.tool(&["ls", "--json"]));
+    assert!(images.iter().all(|image| (image["name"] == *name) == (image["pinned"] == true)), "{images:?}");
+    let refused = larder.tool(&["rm", "docker.io/library"]);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert!(refused.said.contains(&format!("{name} is pinned")), "{refused:?}");
+
+    let run = larder.tool(&["unpin", &name]);
+    assert_eq!((run.status.code(), run.said.contains("not pinned any more; 4 contents")), (Some(0), true), "{run:?}");
+    assert_eq!(larder.tool(&["unpin", &name]).status.code(), Some(1));
+    assert_eq!(larder.tool(&["gc", "--free", "100%"]).status.code(), Some(0));
+    assert!(!all_is_there(&larder));
+    assert_eq!(larder.metrics().await.get("cache_blobs"), 0.0);
+
+    for (names, words, code) in [
+        (["docker.io"].as_slice(), "docker.io cannot be pinned", 1),
+        (&["registry.example/a:1"], "there is no upstream registry.example", 1),
+        (&["docker.io/A"], "is no name of something cached", 2),
+    ] {
+        let run = larder.tool(&[&["pin"], names].concat());
+        assert_eq!((run.status.code(), run.said.contains(words)), (Some(code), true), "{run:?}");
+    }
+}
+
+/// Issue 4, "Tools": what the next evictions would take is told, and then that is what they take; running or not.
+#[tokio::test]
+async fn what_would_go_is_foretold() {
+    let first = image(1820, &[3_000_000]);
+    let second = image(1821, &[2_000_000]);
+    let hub = prepare(&first).repository(Repository::new("library/other").tag("1", &second)).start().await.unwrap();
+    let mut larder = Larder::with(&hub, "cache.max_size = \"10MB\"").await;
+    for runs in [true, false] {
+        pull(&larder, NAME, TAG).await;
+        pull(&larder, "library/other", "1").await;
+        if !runs {
+            larder.stop(Signal::TERM);
+        }
+        let nothing = json(&larder.tool(&["gc", "--json"]));
+        assert_eq!((&nothing["evicted"], &nothing["free_after"]), (&serde_json::json!([]), &nothing["free_before"]));
+        let foretold = json(&larder.tool(&["gc", "--dry-run", "--free", "7MB", "--json"]));
+        assert!(larder.has(first.layers()[0].digest()), "nothing was done");
+        let layer = serde_json::json!({
+            "digest": first.layers()[0].digest().to_string(),
+            "size": 3_000_000,
+            "images": [format!("docker.io/{NAME}:{TAG}")],
+        });
+        assert!(foretold["evicted"].as_array().unwrap().contains(&layer), "{foretold}");
+        let mut done = json(&larder.tool(&["gc", "--free", "7MB", "--json"]));
+        done["dry_run"] = true.into();
+        assert_eq!(done, foretold);
+        assert!(!larder.has(first.layers()[0].digest()));
+        if !runs {
+            larder.start_again().await;
+        }
+    }
+    let text = larder.tool(&["gc", "--dry-run", "--free", "100%"]).said;
+    assert!(text.lines().any(|line| line.contains("would go;") && line.contains("would be incomplete")), "{text}");
+}
+
+/// Issue 4, "Tools": one screen, or one JSON object: how full it is, what it has saved, how its upstreams are.
+#[tokio::test]
+async fn the_numbers_are_on_one_screen() {
+    let image = image(1822, &[3_000_000]);
+    let hub = hub_with(&image).await;
+    let mut larder = Larder::of(&hub).await;
+    for _ in 0..4 {
+        pull(&larder, NAME, TAG).await;
+    }
+    assert_eq!(larder.tool(&["pin", &format!("docker.io/{NAME}")]).status.code(), Some(0));
+    let size = image.manifest().bytes.len() as u64 + image.blobs().iter().map(|blob| blob.size()).sum::<u64>();
+    // A request is counted a moment after its last byte.
+    larder.until(|metrics| ["manifest", "blob"].iter().map(|kind| metrics.requests(kind, "hit")).sum::<f64>() == 9.0).await;
+    let stats = json(&larder.tool(&["stats", "--json"]));
+    for (key, value) in
+        [("used_bytes", size), ("pinned_bytes", size), ("contents", 3), ("images", 1), ("capacity_bytes", 4_000_000_000)]
+    {
+        assert_eq!(stats["cache"][key], value, "{key}: {stats}");
+    }
+    let server = &stats["server"];
+    assert_eq!((&server["sent_bytes"], &server["trouble"]), (&(4 * size).into(), &serde_json::Value::Null), "{stats}");
+    let (received, saved) = (server["received_bytes"].as_u64().unwrap(), server["saved_bytes"].as_u64().unwrap());
+    assert!(received >= size && received + saved == 4 * size, "{stats}");
+    assert_eq!(server["hit_ratio"], 0.75, "{stats}");
+    let metrics = larder.metrics().await;
+    let upstream = &server["upstreams"]["docker.io"];
+    let blobs = metrics.get(r#"upstream_requests_total{upstream="docker.io",kind="blob",status="2xx"}"#);
+    assert_eq!((upstream["requests"]["blob"]["2xx"].as_f64(), &upstream["trouble"]), (Some(blobs), &serde_json::Value::Null));
+
+    hub.stop_listening().await;
+    larder.get("/v2/library/unknown/manifests/1").await;
+    let text = larder.tool(&["stats"]).said;
+    for words in ["75.0 % from the cache", "docker.io: ", "cannot be asked:", "1 image, 3 contents"] {
+        assert!(text.contains(words), "{words} is not in\n{text}");
+    }
+    assert_eq!(larder.admin_get("/stats").await.status(), 200);
+
+    larder.stop(Signal::TERM);
+    let alone = json(&larder.tool(&["stats", "--json"]));
+    assert_eq!((&alone["cache"], &alone["server"]), (&stats["cache"], &serde_json::Value::Null));
+    assert!(larder.tool(&["stats"]).said.ends_with("none has the cache at the moment\n"));
 }

@@ -8,7 +8,7 @@ use futures::stream;
 
 use super::{FILLS_PER_UPSTREAM, Prefetch, PrefetchOutcome, Stopped, Turn};
 use crate::fill::{FillError, Joined};
-use crate::mirror::{ContentKey, ManifestAnswer, Mirror, Place};
+use crate::mirror::{Caller, ContentKey, ManifestAnswer, Mirror, Place};
 use crate::oci::{Descriptor, Digest, Manifest};
 use crate::store::Kind;
 use crate::upstream::UpstreamError;
@@ -58,7 +58,7 @@ impl Mirror {
                 self.may_ask(prefetch, place)?;
                 self.not_known_missing(&key).map_err(Stopped::Manifest)?;
                 let _room = prefetch.promised.promise(child.size, || self.shared.store.stats()).ok_or(Stopped::NoRoom)?;
-                let (document, _) = self.document(place, &child.digest).await.map_err(Stopped::Manifest)?;
+                let (document, _) = self.document(place, &child.digest, Caller::Larder).await.map_err(Stopped::Manifest)?;
                 document
             }
         };
@@ -136,8 +136,8 @@ impl Mirror {
     /// Whether there is a reason not to ask the upstream for what nobody waits for.
     fn may_ask(&self, prefetch: &Prefetch, place: &Place) -> Result<(), Stopped> {
         let upstream = &place.upstream.name;
-        if let Some(cause) = self.trouble(upstream) {
-            return Err(Stopped::Trouble(cause));
+        if self.is_slow(upstream) {
+            return Err(Stopped::Slow);
         }
         if let Some(error) = prefetch.failures.get(upstream) {
             return Err(Stopped::FailedBefore(error));

@@ -4,7 +4,7 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::accesses::Access;
-use super::queues;
+use super::{pins, queues};
 use crate::oci::Digest;
 use crate::store::budget::Change;
 use crate::store::eviction::policy::{Class, MAX_USES, Queue, is_use};
@@ -45,7 +45,7 @@ pub(in crate::store) fn put(connection: &Connection, digest: &Digest, size: u64,
             .execute(params![digest.as_bytes(), to_column(size)])?;
         return Ok(Change { bytes: to_column(size) - to_column(before.size), blobs: 0 });
     }
-    let class = Class::of(size, is_manifest(connection, digest)?);
+    let class = class_of(connection, digest, size)?;
     let remembered = queues::recall(connection, digest)?;
     let (queue, position, accessed_at) = match arrival {
         Arrival::Fetched { at } => {
@@ -55,13 +55,8 @@ pub(in crate::store) fn put(connection: &Connection, digest: &Digest, size: u64,
         // It has lasted until now, and its time tells its place among the others that have.
         Arrival::Found { used_at } => (Queue::of_new(class, true), used_at, used_at),
     };
-    connection.prepare_cached(PUT)?.execute(params![
-        digest.as_bytes(),
-        to_column(size),
-        accessed_at,
-        queues::column(queue),
-        position
-    ])?;
+    let queue = if pins::is_pinned(connection, digest)? { queues::PINNED } else { queues::column(queue) };
+    connection.prepare_cached(PUT)?.execute(params![digest.as_bytes(), to_column(size), accessed_at, queue, position])?;
     Ok(Change { bytes: to_column(size), blobs: 1 })
 }
 
@@ -84,14 +79,18 @@ pub(super) fn touch(connection: &Connection, digest: &Digest, access: Access) ->
 /// Notes that content is a manifest: of whatever size, it counts as small. It keeps its place in time.
 pub(super) fn note_manifest(connection: &Connection, digest: &Digest) -> rusqlite::Result<()> {
     let queue = connection
-        .prepare_cached("SELECT queue FROM blob WHERE digest = ?")?
-        .query_row([digest.as_bytes()], |row| queues::queue_column(row, 0))
+        .prepare_cached("SELECT queue FROM blob WHERE digest = ? AND queue <> ?")?
+        .query_row(params![digest.as_bytes(), queues::PINNED], |row| queues::queue_column(row, 0))
         .optional()?;
     let Some(queue) = queue.filter(|queue| queue.class != Class::Small) else { return Ok(()) };
     connection
         .prepare_cached("UPDATE blob SET queue = ?2 WHERE digest = ?1")?
         .execute(params![digest.as_bytes(), queues::column(Queue { class: Class::Small, ..queue })])
         .map(drop)
+}
+
+pub(super) fn class_of(connection: &Connection, digest: &Digest, size: u64) -> rusqlite::Result<Class> {
+    Ok(Class::of(size, is_manifest(connection, digest)?))
 }
 
 fn is_manifest(connection: &Connection, digest: &Digest) -> rusqlite::Result<bool> {

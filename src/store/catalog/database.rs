@@ -26,7 +26,7 @@ impl Database {
     /// Opens the catalog at `path` in `folder`, or a new one in place of one that cannot be used, and starts the writer. The budget
     /// begins with what the catalog says is at rest, and begins again whenever the catalog is opened again or replaced.
     ///
-    /// `on_renewed` is called whenever that happens later.
+    /// `on_renewed` is called if the catalog is a new one, and whenever it is opened again or replaced later.
     pub(in crate::store) fn open(
         path: PathBuf,
         folder: Arc<Folder>,
@@ -37,6 +37,7 @@ impl Database {
         let opened = schema::open(&path, clock.unix_millis())?;
         if opened.fresh {
             tracing::info!(path = %path.display(), "a new catalog is made from blobs/ and refs/");
+            on_renewed();
         }
         let budget = Budget::new(max_bytes, opened.at_rest, opened.blobs);
         let readers = Arc::new(Readers::new(path.clone(), Arc::clone(&folder)));

@@ -4,8 +4,8 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::contents::{self, digest_column, size_column, to_column};
-use super::{Kind, Link, TagRecord};
-use crate::oci::{Digest, Manifest, MediaType, RepositoryName, Tag, UpstreamName};
+use super::{Kind, Link, TagRecord, edges, pins};
+use crate::oci::{Digest, Manifest, MediaType, Reference, RepositoryName, Tag, UpstreamName};
 
 /// A repository of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -42,20 +42,33 @@ pub(super) fn tag(connection: &Connection, place: &Place, tag: &Tag) -> rusqlite
 
 pub(super) fn set_tag(connection: &Connection, place: &Place, tag: &Tag, record: &TagRecord) -> rusqlite::Result<()> {
     let repository = intern(connection, place)?;
+    let before = self::tag(connection, place, tag)?.map(|record| record.digest);
     let TagRecord { digest, media_type, size, checked_at } = record;
     connection
         .prepare_cached(
             "INSERT OR REPLACE INTO tag (repository, name, digest, media_type, size, checked_at) VALUES (?, ?, ?, ?, ?, ?)",
         )?
-        .execute(params![repository, tag.as_str(), digest.as_bytes(), media_type.as_str(), to_column(*size), checked_at])
-        .map(drop)
+        .execute(params![repository, tag.as_str(), digest.as_bytes(), media_type.as_str(), to_column(*size), checked_at])?;
+    if before == Some(*digest) || !pins::covers(connection, place, &Reference::Tag(tag.clone()))? {
+        return Ok(());
+    }
+    match before {
+        None => pins::extend(connection, [*digest]),
+        Some(_) => pins::renew(connection),
+    }
 }
 
 pub(super) fn remove_tag(connection: &Connection, place: &Place, tag: &Tag) -> rusqlite::Result<()> {
-    connection
-        .prepare_cached(concat!("DELETE FROM tag WHERE repository = ", here!(), " AND name = ?3"))?
-        .execute(params![place.upstream.as_str(), place.repository.as_str(), tag.as_str()])
-        .map(drop)
+    connection.prepare_cached(concat!("DELETE FROM tag WHERE repository = ", here!(), " AND name = ?3"))?.execute(params![
+        place.upstream.as_str(),
+        place.repository.as_str(),
+        tag.as_str()
+    ])?;
+    renew_if(pins::covers(connection, place, &Reference::Tag(tag.clone()))?, connection)
+}
+
+fn renew_if(is_pinned: bool, connection: &Connection) -> rusqlite::Result<()> {
+    if is_pinned { pins::renew(connection) } else { Ok(()) }
 }
 
 pub(super) fn media_type(connection: &Connection, digest: &Digest) -> rusqlite::Result<Option<MediaType>> {
@@ -80,10 +93,21 @@ pub(super) fn add_manifest(
     contents::note_manifest(connection, digest)?;
     let repository = intern(connection, place)?;
     put_link(connection, repository, Kind::Manifest, digest, true, size)?;
-    let Some(content) = content else { return Ok(()) };
+    if let Some(content) = content {
+        add_content(connection, repository, digest, content)?;
+    }
+    if pins::is_pinned(connection, digest)? || pins::covers(connection, place, &Reference::Digest(*digest))? {
+        pins::extend(connection, [*digest])?;
+    }
+    Ok(())
+}
+
+/// Notes what a manifest of the repository refers to.
+fn add_content(connection: &Connection, repository: i64, digest: &Digest, content: &Manifest) -> rusqlite::Result<()> {
     let manifests = content.manifests.iter().map(|child| (Kind::Manifest, child));
     let blobs = content.blobs.iter().map(|blob| (Kind::Blob, blob));
     manifests.chain(blobs).try_for_each(|(kind, descriptor)| {
+        edges::add(connection, digest, &descriptor.digest)?;
         put_link(connection, repository, kind, &descriptor.digest, false, Some(descriptor.size))
     })
 }
@@ -96,8 +120,8 @@ pub(super) fn link(connection: &Connection, place: &Place, kind: Kind, digest: &
 pub(super) fn unlink(connection: &Connection, place: &Place, kind: Kind, digest: &Digest) -> rusqlite::Result<()> {
     connection
         .prepare_cached(concat!("DELETE FROM link WHERE repository = ", here!(), " AND kind = ?3 AND digest = ?4"))?
-        .execute(params![place.upstream.as_str(), place.repository.as_str(), kind.column(), digest.as_bytes()])
-        .map(drop)
+        .execute(params![place.upstream.as_str(), place.repository.as_str(), kind.column(), digest.as_bytes()])?;
+    renew_if(kind == Kind::Manifest && pins::covers(connection, place, &Reference::Digest(*digest))?, connection)
 }
 
 pub(super) fn linked(connection: &Connection, place: &Place, kind: Kind, digest: &Digest) -> rusqlite::Result<Link> {
@@ -188,7 +212,7 @@ pub(super) fn intern(connection: &Connection, place: &Place) -> rusqlite::Result
 }
 
 /// A text that was parsed before it was stored.
-fn parsed_column<T>(row: &Row<'_>, index: usize) -> rusqlite::Result<T>
+pub(super) fn parsed_column<T>(row: &Row<'_>, index: usize) -> rusqlite::Result<T>
 where
     T: std::str::FromStr<Err: std::error::Error + Send + Sync + 'static>,
 {

@@ -7,10 +7,13 @@ use super::contents::{digest_column, size_column, to_column};
 use crate::oci::Digest;
 use crate::store::eviction::policy::{MAX_USES, Occupancy, Queue};
 
-const OCCUPANCY: &str = "SELECT number, bytes FROM queue";
+/// The queue of what is pinned. It is none of the policy's: what is in it is not decided about.
+pub(super) const PINNED: i64 = Queue::ALL.len() as i64;
+
+const OCCUPANCY: &str = "SELECT number, bytes FROM queue WHERE number <> ?";
 const OLDEST: &str = "SELECT position, digest, size, uses FROM blob
      WHERE queue = ?1 AND (position, digest) > (?2, ?3) ORDER BY position, digest LIMIT 1";
-const ADVANCE: &str = "UPDATE blob SET queue = ?2, position = ?3, uses = max(uses - ?4, 0) WHERE digest = ?1";
+const ADVANCE: &str = "UPDATE blob SET queue = ?2, position = ?3, uses = max(uses - ?4, 0) WHERE digest = ?1 AND queue <> ?5";
 const NEWEST: &str = "SELECT position FROM blob WHERE queue = ? ORDER BY position DESC LIMIT 1";
 const GO: &str = "UPDATE queue SET gone = gone + ?2 WHERE number = ?1 RETURNING gone";
 const REMEMBER: &str = "INSERT OR REPLACE INTO ghost (digest, queue, gone) VALUES (?, ?, ?)";
@@ -38,7 +41,7 @@ pub(in crate::store) struct Place {
 pub(in crate::store) fn occupancy(connection: &Connection) -> rusqlite::Result<Occupancy> {
     let mut occupancy = Occupancy::default();
     let mut statement = connection.prepare_cached(OCCUPANCY)?;
-    let mut rows = statement.query([])?;
+    let mut rows = statement.query([PINNED])?;
     while let Some(row) = rows.next()? {
         *occupancy.bytes(queue_column(row, 0)?) = size_column(row, 1)?;
     }
@@ -62,7 +65,15 @@ pub(in crate::store) fn oldest(
     connection.prepare_cached(OLDEST)?.query_row(params![column(queue), position, digest], candidate).optional()
 }
 
-/// Puts content at the end of a queue, and takes `spent` from its uses.
+/// All that is in the queue with its size in bytes and its uses, oldest first.
+pub(in crate::store) fn in_order(connection: &Connection, queue: Queue) -> rusqlite::Result<Vec<(Digest, u64, u8)>> {
+    connection
+        .prepare_cached("SELECT digest, size, uses FROM blob WHERE queue = ? ORDER BY position, digest")?
+        .query_map([column(queue)], |row| Ok((digest_column(row, 0)?, size_column(row, 1)?, row.get::<_, u8>(2)?.min(MAX_USES))))?
+        .collect()
+}
+
+/// Puts content at the end of a queue, and takes `spent` from its uses. What was pinned meanwhile stays where it is.
 pub(in crate::store) fn advance(
     connection: &Connection,
     digest: &Digest,
@@ -71,7 +82,7 @@ pub(in crate::store) fn advance(
     now: i64,
 ) -> rusqlite::Result<()> {
     let position = end(connection, queue, now)?;
-    connection.prepare_cached(ADVANCE)?.execute(params![digest.as_bytes(), column(queue), position, spent]).map(drop)
+    connection.prepare_cached(ADVANCE)?.execute(params![digest.as_bytes(), column(queue), position, spent, PINNED]).map(drop)
 }
 
 /// The position behind all that is in the queue.

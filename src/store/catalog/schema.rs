@@ -1,6 +1,7 @@
 //! The catalog's tables, and how its file is opened or, when it cannot be used, set aside. It never mends a catalog and never
 //! migrates one: the next walk over `blobs/` and `refs/` fills a new one.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,14 +11,23 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::{CatalogError, contents};
 
+/// Why catalogs are set aside: they cannot be read, or are not of this version.
+const REASONS: [&str; 2] = [CORRUPT, OTHER_VERSION];
+pub(super) const CORRUPT: &str = "corrupt";
+const OTHER_VERSION: &str = "version";
+
 /// Raised whenever the tables change.
-pub(in crate::store) const VERSION: i64 = 2;
+pub(in crate::store) const VERSION: i64 = 3;
 
 /// Digests are stored as their 32 or 64 bytes: the length tells the algorithm.
 ///
 /// `blob.queue` is one of the policy's queues by its index, `position` orders it, oldest first, and `uses` counts what has been noted
 /// of them. The triggers keep `queue` equal to the sums over `blob` within every transaction, so that neither opening a large
 /// catalog nor a decision has to add them up.
+///
+/// `edge` says which manifest refers to what, so that what belongs to an image can be told without reading it. `pin` holds what an
+/// operator named (a whole repository where `reference` is empty), and `pinned` all that this keeps, at rest or not: it is made anew
+/// when a pin, a tag or an edge changes. Content that is pinned is in a queue of its own, which no decision looks at.
 ///
 /// `ghost` remembers what was evicted from probation. `queue.gone` counts the bytes that went in this way, and `ghost.gone` is what
 /// it was when this content had gone: the difference is the age of the memory.
@@ -43,7 +53,7 @@ CREATE TABLE queue (
     blobs INTEGER NOT NULL,
     gone INTEGER NOT NULL
 );
-INSERT INTO queue VALUES (0, 0, 0, 0), (1, 0, 0, 0), (2, 0, 0, 0), (3, 0, 0, 0);
+INSERT INTO queue VALUES (0, 0, 0, 0), (1, 0, 0, 0), (2, 0, 0, 0), (3, 0, 0, 0), (4, 0, 0, 0);
 CREATE TRIGGER blob_added AFTER INSERT ON blob BEGIN
     UPDATE queue SET bytes = bytes + new.size, blobs = blobs + 1 WHERE number = new.queue;
 END;
@@ -91,6 +101,33 @@ CREATE TABLE link (
     size INTEGER,
     PRIMARY KEY (digest, repository, kind)
 ) WITHOUT ROWID;
+CREATE TABLE wanted (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    repository INTEGER NOT NULL REFERENCES repository (id),
+    kind INTEGER NOT NULL,
+    reference TEXT NOT NULL,
+    first_at INTEGER NOT NULL,
+    last_at INTEGER NOT NULL,
+    times INTEGER NOT NULL,
+    UNIQUE (repository, kind, reference)
+);
+CREATE INDEX link_by_repository ON link (repository, kind);
+CREATE INDEX tag_by_digest ON tag (digest);
+CREATE TABLE edge (
+    parent BLOB NOT NULL,
+    child BLOB NOT NULL,
+    PRIMARY KEY (parent, child)
+) WITHOUT ROWID;
+CREATE INDEX edge_by_child ON edge (child);
+CREATE TABLE pin (
+    upstream TEXT NOT NULL,
+    repository TEXT NOT NULL,
+    reference TEXT NOT NULL,
+    PRIMARY KEY (upstream, repository, reference)
+) WITHOUT ROWID;
+CREATE TABLE pinned (
+    digest BLOB PRIMARY KEY
+) WITHOUT ROWID;
 ";
 
 /// A catalog that is ready to be written.
@@ -109,8 +146,8 @@ pub(super) struct Opened {
 pub(super) fn open(path: &Path, now: i64) -> Result<Opened, CatalogError> {
     let reason = match try_open(path) {
         Ok(Some(opened)) => return Ok(opened),
-        Ok(None) => "version",
-        Err(error) if is_corruption(&error) => "corrupt",
+        Ok(None) => OTHER_VERSION,
+        Err(error) if is_corruption(&error) => CORRUPT,
         Err(error) => return Err(error.into()),
     };
     set_aside(path, reason, now)?;
@@ -165,7 +202,8 @@ pub(super) fn is_corruption(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
 }
 
-/// Gives the catalog a name under which nobody opens it, so that the operator can look into it.
+/// Gives the catalog a name under which nobody opens it, so that the operator can look into it. There is one such at most: it may
+/// be large, and nobody counts it.
 pub(super) fn set_aside(path: &Path, reason: &'static str, now: i64) -> Result<(), CatalogError> {
     let beside = |suffix: String| {
         let mut name = path.as_os_str().to_owned();
@@ -173,6 +211,7 @@ pub(super) fn set_aside(path: &Path, reason: &'static str, now: i64) -> Result<(
         PathBuf::from(name)
     };
     tracing::warn!(path = %path.display(), reason, "the catalog is set aside; a new one is made from blobs/ and refs/");
+    remove_set_aside(path);
     for part in ["", "-wal", "-shm"] {
         match fs::rename(beside(part.to_owned()), beside(format!(".{reason}-{now}{part}"))) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(CatalogError::SetAside(error.into())),
@@ -180,4 +219,17 @@ pub(super) fn set_aside(path: &Path, reason: &'static str, now: i64) -> Result<(
         }
     }
     Ok(())
+}
+
+/// Removes what was set aside before, as far as that is possible.
+fn remove_set_aside(path: &Path) {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name().and_then(OsStr::to_str)) else { return };
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        let suffix = entry.file_name().to_str().and_then(|other| other.strip_prefix(name)?.strip_prefix('.')).map(str::to_owned);
+        let is_set_aside = suffix.is_some_and(|suffix| REASONS.iter().any(|reason| suffix.starts_with(&format!("{reason}-"))));
+        if is_set_aside && let Err(error) = fs::remove_file(entry.path()) {
+            tracing::warn!(path = %entry.path().display(), %error, "a catalog that was set aside before cannot be removed");
+        }
+    }
 }

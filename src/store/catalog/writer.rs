@@ -216,7 +216,7 @@ impl Worker {
         if self.folder.check().is_err() {
             return;
         }
-        if let Err(error) = schema::set_aside(&self.path, "corrupt", self.clock.unix_millis()) {
+        if let Err(error) = schema::set_aside(&self.path, schema::CORRUPT, self.clock.unix_millis()) {
             tracing::error!(%error, "the catalog could not be set aside");
         }
         if let Err(error) = self.connection() {

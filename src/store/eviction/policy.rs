@@ -17,6 +17,10 @@ const PROBATION_SHARE: u64 = 20;
 /// Uses are counted up to this number: two bits, as in the paper.
 pub(crate) const MAX_USES: u8 = 3;
 
+/// So many contents stay, one after the other, because they were used; the next one goes however much it was. Else the first eviction
+/// after a time in which everything was used would go through all there is, three times over.
+pub(crate) const PATIENCE: u32 = 128;
+
 /// Reads less than this far apart, in milliseconds, are one use: HEAD and GET, the ranges of a lazy pull, a retry, the pull that a
 /// prefetch ran ahead of.
 pub(crate) const APART: u64 = 10 * 60 * 1000;
@@ -100,9 +104,10 @@ impl Queue {
         }
     }
 
-    /// Decides about the oldest content of this queue, which has been used so often since it was last decided about.
-    pub(crate) fn verdict(self, uses: u8) -> Verdict {
-        match (self.stage, uses) {
+    /// Decides about the oldest content of this queue, which has been used so often since it was last decided about. `spared` says how
+    /// many have stayed since an eviction began or something went.
+    pub(crate) fn verdict(self, uses: u8, spared: u32) -> Verdict {
+        match (self.stage, if spared < PATIENCE { uses } else { 0 }) {
             (Stage::Probation, 0) => Verdict::Go { remember: true },
             (Stage::Main, 0) => Verdict::Go { remember: false },
             (Stage::Probation, uses) => Verdict::Stay { spent: uses },

@@ -279,7 +279,7 @@ async fn what_others_need_of_the_file_system_is_left_to_them() {
     inodes.store(1000, Ordering::SeqCst);
     add(&home, &store, 7, 10).await;
     // What is larger than the whole cache is no trouble of the cache.
-    store.limit(5000);
+    store.limit_growth(5000 - store.stats().bytes);
     assert!(matches!(store.begin(Digest::sha256(b"x"), Some(5001)).await, Err(StoreError::NoSpace)));
     assert_eq!(store.trouble(), None);
 }

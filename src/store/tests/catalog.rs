@@ -206,6 +206,24 @@ fn set_aside(home: &Home, reason: &str) -> usize {
         .count()
 }
 
+/// A large one takes hundreds of megabytes that no budget counts.
+#[tokio::test]
+async fn one_catalog_is_set_aside_at_most() {
+    let home = Home::new();
+    home.prepare().await;
+    for own in ["catalog.sqlite.bak", "catalog.sqlite.corruption"] {
+        fs::write(home.path(own), "somebody's own").unwrap();
+    }
+    fs::write(home.path("catalog.sqlite.version-1"), "an old one").unwrap();
+    let store = home.open_and_walk().await;
+    for _ in 0..3 {
+        home.advance(1);
+        lose_catalog(&home, &store).await;
+    }
+    assert_eq!(set_aside(&home, "version"), 0);
+    assert!(home.path("catalog.sqlite.bak").exists() && home.path("catalog.sqlite.corruption").exists());
+}
+
 /// Fills a store, closes it, does something to its catalog, opens it again, and looks whether all is back.
 async fn survives(harm: impl FnOnce(&Path), reason: Option<&str>) {
     let home = Home::new();
@@ -223,6 +241,13 @@ async fn survives(harm: impl FnOnce(&Path), reason: Option<&str>) {
     // One that opens well and is found to be broken later is replaced later.
     eventually("it is set aside", || reason.is_none_or(|reason| set_aside(&home, reason) == 1)).await;
     eventually("all is counted", || store.stats().blobs == before.blobs && !store.stats().walking).await;
+    // The file has its new name a moment before nobody reads it any more.
+    let Image { upstream, repository, tag, .. } = &images[0];
+    let begun = std::time::Instant::now();
+    while store.catalog().tag(upstream, repository, tag).await != Some(images[0].record(TagRecord::NEVER)) {
+        assert!(begun.elapsed().as_secs() < 60, "the new catalog is not read");
+    }
+    settled(&store).await;
     for image in &images {
         image.assert_known(&store, TagRecord::NEVER).await;
         let places = (&image.upstream, &image.repository);
@@ -264,7 +289,14 @@ async fn a_catalog_with_broken_pages_is_made_anew() {
 
 #[tokio::test]
 async fn a_catalog_that_opens_well_and_is_broken_further_on_is_made_anew() {
-    survives(|path| break_pages(path, |pages| pages - 1), Some("corrupt")).await;
+    let from_tags = |path: &Path| {
+        let connection = rusqlite::Connection::open(path).unwrap();
+        let root = "SELECT rootpage FROM sqlite_schema WHERE name = 'tag'";
+        let page: u32 = connection.query_row(root, [], |row| row.get(0)).unwrap();
+        drop(connection);
+        break_pages(path, |_| page as usize - 1);
+    };
+    survives(from_tags, Some("corrupt")).await;
 }
 
 #[tokio::test]
@@ -376,12 +408,42 @@ async fn what_is_asked_for_before_the_walk_gets_there_is_found() {
         image.assert_known(&store, TagRecord::NEVER).await;
     }
     assert!(store.stats().walking);
-    let counted = store.stats().bytes;
-    assert_eq!(counted, home.verified_bytes(), "what was asked for is counted already");
+    let counted = home.verified_bytes();
+    eventually("what was asked for is counted already", || store.stats().bytes == counted).await;
     *gate.open.lock().unwrap() = true;
     gate.opened.notify_all();
     settled(&store).await;
     assert_eq!(store.stats().bytes, counted, "and not twice");
+}
+
+/// What is pinned can be told only when all of `refs/` has been read.
+#[tokio::test]
+async fn nothing_is_evicted_before_a_new_catalog_knows_the_pins() {
+    let home = Home::new();
+    let image = Image::new("docker.io", "app", 1);
+    let contents = [&image.index, &image.manifest, &image.config, &image.layer];
+    let size = contents.iter().map(|content| content.len() as u64).sum::<u64>();
+    let store = home.open();
+    image.pull(&store).await;
+    store.pin(vec![Pin::try_from("docker.io/app:latest".parse::<Name>().unwrap()).unwrap()]).await.unwrap();
+    drop(store);
+    closed(&home).await;
+    fs::remove_file(home.path("catalog.sqlite")).unwrap();
+
+    let gate = Arc::new(Gate::default());
+    let store = home.open_on(size + 100, Arc::new(GatedFs(Arc::clone(&gate))));
+    for content in contents {
+        assert!(store.get(&Digest::sha256(content)).await.is_some());
+    }
+    let other = bytes(9, 200);
+    assert!(matches!(put(&store, &other).await, Err(StoreError::NoSpace)));
+    *gate.open.lock().unwrap() = true;
+    gate.opened.notify_all();
+    settled(&store).await;
+    assert!(matches!(put(&store, &other).await, Err(StoreError::NoSpace)), "all is pinned");
+    assert_eq!((store.pinned_blocking().contents, home.count()), (4, 4));
+    store.unpin(vec![Pin::try_from("docker.io/app:latest".parse::<Name>().unwrap()).unwrap()]).await.unwrap();
+    put(&store, &other).await.unwrap();
 }
 
 #[tokio::test]

@@ -295,6 +295,31 @@ async fn readers_get_right_bodies_while_content_goes() {
     assert_eq!(stats.catalog_errors, 0);
 }
 
+/// More was used than the policy has patience for: what goes then is the same, too.
+#[tokio::test]
+async fn the_store_keeps_what_the_model_keeps_when_everything_was_used() {
+    const CONTENTS: u32 = 400;
+    let home = Home::new();
+    let max = u64::from(CONTENTS) * KIB;
+    let store = open(&home, max).await;
+    let mut model = Model::new(max);
+    for key in 0..CONTENTS + 40 {
+        if key == CONTENTS {
+            home.advance(15);
+            for used in 0..CONTENTS {
+                store.note_use(&digest(used));
+                assert!(model.read(&used, home.clock.unix_millis()));
+            }
+        }
+        add(&store, key, KIB).await.unwrap();
+        model.store(key, KIB, false, home.clock.unix_millis());
+        if key >= CONTENTS {
+            let differ = (0..=key).find(|key| is_there(&home, *key) != model.contains(key));
+            assert_eq!(differ, None, "with {key}");
+        }
+    }
+}
+
 /// Small content and large, the first keys more often than the last.
 fn pulls() -> impl Strategy<Value = Vec<(u32, i64)>> {
     let key = (0..60u32, 0..60u32).prop_map(|(one, other)| one.min(other));

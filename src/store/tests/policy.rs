@@ -34,12 +34,14 @@ fn probation_goes_first_beyond_its_share() {
 }
 
 #[test]
-fn each_use_in_the_main_queue_buys_a_round_and_any_use_on_probation_a_place_in_it() {
+fn a_use_buys_a_round_in_the_main_queue_or_a_place_in_it_as_long_as_patience_lasts() {
     let [probation, main] = [Stage::Probation, Stage::Main].map(|stage| Queue::new(Class::Large, stage));
-    assert_eq!(probation.verdict(0), Verdict::Go { remember: true });
-    assert_eq!(probation.verdict(3), Verdict::Stay { spent: 3 });
-    assert_eq!(main.verdict(3), Verdict::Stay { spent: 1 });
-    assert_eq!(main.verdict(0), Verdict::Go { remember: false });
+    assert_eq!(probation.verdict(0, 0), Verdict::Go { remember: true });
+    assert_eq!(probation.verdict(3, PATIENCE - 1), Verdict::Stay { spent: 3 });
+    assert_eq!(probation.verdict(3, PATIENCE), Verdict::Go { remember: true });
+    assert_eq!(main.verdict(3, PATIENCE - 1), Verdict::Stay { spent: 1 });
+    assert_eq!(main.verdict(3, PATIENCE), Verdict::Go { remember: false });
+    assert_eq!(main.verdict(0, 0), Verdict::Go { remember: false });
 }
 
 #[test]

@@ -103,6 +103,11 @@ impl Home {
         total
     }
 
+    /// How many files there are among the blobs.
+    pub(super) fn count(&self) -> u64 {
+        list(&self.path("blobs/sha256")).iter().map(|folder| list(folder).len() as u64).sum()
+    }
+
     /// How many files are in flight.
     pub(super) fn in_flight(&self) -> usize {
         list(&self.path("ingest")).len()

@@ -12,6 +12,7 @@ pub struct Levels {
     pub fills_in_flight: u64,
     pub cache_bytes: u64,
     pub cache_reserved_bytes: u64,
+    pub cache_pinned_bytes: u64,
     pub cache_capacity_bytes: u64,
     pub cache_blobs: u64,
     pub evictions: u64,
@@ -27,6 +28,7 @@ pub(super) struct LevelGauges {
     fills_in_flight: Gauge<u64, AtomicU64>,
     cache_bytes: Gauge<u64, AtomicU64>,
     cache_reserved_bytes: Gauge<u64, AtomicU64>,
+    cache_pinned_bytes: Gauge<u64, AtomicU64>,
     cache_capacity_bytes: Gauge<u64, AtomicU64>,
     cache_blobs: Gauge<u64, AtomicU64>,
     evictions: Counter,
@@ -45,6 +47,7 @@ impl LevelGauges {
             fills_in_flight: Gauge::default(),
             cache_bytes: Gauge::default(),
             cache_reserved_bytes: Gauge::default(),
+            cache_pinned_bytes: Gauge::default(),
             cache_capacity_bytes: Gauge::default(),
             cache_blobs: Gauge::default(),
             evictions: Counter::default(),
@@ -63,6 +66,12 @@ impl LevelGauges {
             "Bytes reserved for content in flight",
             Unit::Bytes,
             this.cache_reserved_bytes.clone(),
+        );
+        registry.register_with_unit(
+            "cache_pinned",
+            "Bytes of content at rest that pins keep from eviction",
+            Unit::Bytes,
+            this.cache_pinned_bytes.clone(),
         );
         registry.register_with_unit(
             "cache_capacity",
@@ -96,6 +105,7 @@ impl LevelGauges {
         self.fills_in_flight.set(levels.fills_in_flight);
         self.cache_bytes.set(levels.cache_bytes);
         self.cache_reserved_bytes.set(levels.cache_reserved_bytes);
+        self.cache_pinned_bytes.set(levels.cache_pinned_bytes);
         self.cache_capacity_bytes.set(levels.cache_capacity_bytes);
         self.cache_blobs.set(levels.cache_blobs);
         raise(&self.evictions, levels.evictions);

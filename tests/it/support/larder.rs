@@ -2,7 +2,7 @@
 //! Looks at it from outside only: over its listeners, at its folder, in `/proc`, in its log.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
@@ -146,6 +146,11 @@ impl Larder {
 
     pub(crate) async fn get(&self, target: impl AsRef<str>) -> Answer {
         self.ask("GET", target.as_ref(), &[]).await
+    }
+
+    /// A GET from this address of the machine's own.
+    pub(crate) async fn get_from(&self, source: IpAddr, target: impl AsRef<str>) -> Answer {
+        Connection::open_from(source, self.address()).await.ask("GET", target.as_ref(), &[]).await
     }
 
     pub(crate) async fn head(&self, target: impl AsRef<str>) -> Answer {

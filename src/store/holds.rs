@@ -9,7 +9,7 @@ use crate::oci::Digest;
 
 /// The digests that are in use, or going.
 #[derive(Clone, Default)]
-pub(super) struct Pins(Arc<Mutex<HashMap<Digest, State>>>);
+pub(super) struct Holds(Arc<Mutex<HashMap<Digest, State>>>);
 
 #[derive(Clone, Copy)]
 enum State {
@@ -18,25 +18,25 @@ enum State {
 }
 
 /// Keeps a digest from eviction until it is dropped.
-pub(super) struct Pin {
-    pins: Pins,
+pub(super) struct Hold {
+    holds: Holds,
     digest: Digest,
 }
 
 /// Keeps a digest from being opened until it is dropped: its file is about to go.
 pub(super) struct Leave {
-    pins: Pins,
+    holds: Holds,
     digest: Digest,
 }
 
-impl Pins {
+impl Holds {
     /// `None` if the content is being evicted.
-    pub(super) fn pin(&self, digest: &Digest) -> Option<Pin> {
+    pub(super) fn hold(&self, digest: &Digest) -> Option<Hold> {
         match self.states().entry(*digest).or_insert(State::Open(0)) {
             State::Open(count) => *count += 1,
             State::Leaving => return None,
         }
-        Some(Pin { pins: self.clone(), digest: *digest })
+        Some(Hold { holds: self.clone(), digest: *digest })
     }
 
     /// `None` if the content is open, or leaving already.
@@ -45,9 +45,14 @@ impl Pins {
             Entry::Occupied(_) => None,
             Entry::Vacant(vacant) => {
                 vacant.insert(State::Leaving);
-                Some(Leave { pins: self.clone(), digest: *digest })
+                Some(Leave { holds: self.clone(), digest: *digest })
             }
         }
+    }
+
+    /// Whether the content is open, or leaving.
+    pub(super) fn is_held(&self, digest: &Digest) -> bool {
+        self.states().contains_key(digest)
     }
 
     fn states(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, State>> {
@@ -55,9 +60,9 @@ impl Pins {
     }
 }
 
-impl Drop for Pin {
+impl Drop for Hold {
     fn drop(&mut self) {
-        if let Entry::Occupied(mut state) = self.pins.states().entry(self.digest) {
+        if let Entry::Occupied(mut state) = self.holds.states().entry(self.digest) {
             match state.get_mut() {
                 State::Open(count) if *count > 1 => *count -= 1,
                 _ => drop(state.remove()),
@@ -68,7 +73,7 @@ impl Drop for Pin {
 
 impl Drop for Leave {
     fn drop(&mut self) {
-        self.pins.states().remove(&self.digest);
+        self.holds.states().remove(&self.digest);
     }
 }
 
@@ -78,16 +83,16 @@ mod tests {
 
     #[test]
     fn what_is_open_does_not_leave_and_what_leaves_is_not_opened() {
-        let (pins, digest) = (Pins::default(), Digest::sha256(b"x"));
-        let (first, second) = (pins.pin(&digest), pins.pin(&digest));
-        assert!(first.is_some() && second.is_some() && pins.leave(&digest).is_none());
+        let (holds, digest) = (Holds::default(), Digest::sha256(b"x"));
+        let (first, second) = (holds.hold(&digest), holds.hold(&digest));
+        assert!(first.is_some() && second.is_some() && holds.leave(&digest).is_none());
         drop(first);
-        assert!(pins.leave(&digest).is_none(), "still open once");
+        assert!(holds.leave(&digest).is_none(), "still open once");
         drop(second);
-        let leave = pins.leave(&digest);
-        assert!(leave.is_some() && pins.pin(&digest).is_none() && pins.leave(&digest).is_none());
+        let leave = holds.leave(&digest);
+        assert!(leave.is_some() && holds.hold(&digest).is_none() && holds.leave(&digest).is_none());
         drop(leave);
-        assert!(pins.pin(&digest).is_some());
-        assert!(pins.states().is_empty());
+        assert!(holds.hold(&digest).is_some());
+        assert!(holds.states().is_empty());
     }
 }

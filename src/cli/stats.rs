@@ -1,0 +1,276 @@
+//! `larder stats`: how the cache and its upstreams are, on one screen. From a server come its numbers since it began, the same as
+//! those of the metrics; of the folder alone there is what the catalog knows.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use serde::{Deserialize, Serialize};
+
+use super::banner::gigabytes;
+use super::errand::{self, Errand, Keeper, Served, Undone, to_json};
+use super::rm::count;
+use crate::telemetry::UpstreamTotals;
+
+/// Has nothing to say about how: it is written as `null`.
+#[derive(Serialize, Deserialize)]
+pub(super) struct AskStats;
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Stats {
+    cache: CacheStats,
+    /// `null` where no server has the cache.
+    server: Option<ServerStats>,
+}
+
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+struct CacheStats {
+    capacity_bytes: u64,
+    used_bytes: u64,
+    /// Promised to what is in flight.
+    reserved_bytes: u64,
+    pinned_bytes: u64,
+    pinned_contents: u64,
+    contents: u64,
+    images: u64,
+}
+
+/// Counts are since the server began.
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+struct ServerStats {
+    version: String,
+    /// Why nothing can be stored at the moment.
+    trouble: Option<String>,
+    fills_in_flight: u64,
+    evictions: u64,
+    evicted_bytes: u64,
+    disk_errors: u64,
+    damaged: u64,
+    /// Requests for manifests and blobs, by what the cache did.
+    requests: BTreeMap<String, u64>,
+    /// The share of those requests that were answered from the cache; `null` before there were any.
+    hit_ratio: Option<f64>,
+    sent_bytes: u64,
+    received_bytes: u64,
+    /// What clients were sent and no upstream was asked for.
+    saved_bytes: u64,
+    upstreams: BTreeMap<String, UpstreamStats>,
+}
+
+/// What there is to say of one upstream.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct UpstreamStats {
+    /// Why it could not be asked a moment ago.
+    trouble: Option<String>,
+    received_bytes: u64,
+    /// By kind, then by class of status.
+    requests: BTreeMap<String, BTreeMap<String, u64>>,
+    rate_limit: Option<u64>,
+    rate_limit_remaining: Option<u64>,
+    verification_failures: u64,
+}
+
+pub(super) fn run(file: Option<&Path>, json: bool) -> ExitCode {
+    errand::run(
+        file,
+        |_| Ok(AskStats),
+        |stats| {
+            if json {
+                println!("{}", to_json(&stats))
+            } else {
+                print!("{}", told(&stats))
+            }
+            ExitCode::SUCCESS
+        },
+    )
+}
+
+impl Errand for AskStats {
+    const PATH: &'static str = "/stats";
+    const IS_SAFE: bool = true;
+    type Answer = Stats;
+
+    async fn run(self, keeper: &Keeper) -> Result<Stats, Undone> {
+        let (images, stats, pinned) = (keeper.store.count_images().await, keeper.store.stats(), keeper.store.pinned().await);
+        let cache = CacheStats {
+            capacity_bytes: stats.max_bytes,
+            used_bytes: stats.bytes,
+            reserved_bytes: stats.reserved,
+            pinned_bytes: pinned.bytes,
+            pinned_contents: pinned.contents,
+            contents: stats.blobs,
+            images,
+        };
+        Ok(Stats { cache, server: keeper.server.as_ref().map(ServerStats::of) })
+    }
+}
+
+impl ServerStats {
+    fn of(server: &Served) -> Self {
+        let Served { mirror, metrics } = server;
+        let (store, totals) = (mirror.store().stats(), metrics.totals());
+        let received_bytes = totals.upstreams.values().map(|upstream| upstream.received_bytes).sum();
+        let upstreams = totals.upstreams.into_iter().map(|(name, totals)| {
+            let trouble = None;
+            (name, UpstreamStats::of(totals, trouble))
+        });
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            trouble: mirror.store().trouble(),
+            fills_in_flight: mirror.fills().count() as u64,
+            evictions: store.evictions,
+            evicted_bytes: store.evicted_bytes,
+            disk_errors: store.disk_errors.iter().map(|(_, count)| count).sum(),
+            damaged: store.damaged,
+            hit_ratio: hit_ratio(&totals.outcomes),
+            requests: totals.outcomes.into_iter().map(|(outcome, count)| (outcome.to_owned(), count)).collect(),
+            sent_bytes: totals.sent_bytes,
+            received_bytes,
+            saved_bytes: totals.sent_bytes.saturating_sub(received_bytes),
+            upstreams: upstreams.collect(),
+        }
+    }
+}
+
+impl UpstreamStats {
+    fn of(totals: UpstreamTotals, trouble: Option<String>) -> Self {
+        let by_status =
+            |statuses: BTreeMap<&'static str, u64>| statuses.into_iter().map(|(status, count)| (status.to_owned(), count));
+        let requests = totals.requests.into_iter().map(|(kind, statuses)| (kind.to_owned(), by_status(statuses).collect()));
+        Self {
+            trouble,
+            received_bytes: totals.received_bytes,
+            requests: requests.collect(),
+            rate_limit: totals.rate_limit,
+            rate_limit_remaining: totals.rate_limit_remaining,
+            verification_failures: totals.verification_failures,
+        }
+    }
+}
+
+/// Whether an answer of that kind came from what had been at rest before.
+fn is_hit(outcome: &str) -> bool {
+    matches!(outcome, "hit" | "revalidated") || outcome.starts_with("stale")
+}
+
+fn hit_ratio(outcomes: &BTreeMap<&'static str, u64>) -> Option<f64> {
+    // An error is no answer, and `none` is none of the cache's.
+    let answered = outcomes.iter().filter(|(outcome, _)| !matches!(**outcome, "none" | "error"));
+    let (hits, all) =
+        answered.fold((0, 0), |(hits, all), (outcome, count)| (hits + if is_hit(outcome) { *count } else { 0 }, all + count));
+    (all > 0).then(|| hits as f64 / all as f64)
+}
+
+fn told(stats: &Stats) -> String {
+    let mut text = String::new();
+    let mut line = |what: &str, value: String| {
+        // Writing to a String does not fail.
+        let _ = writeln!(text, "{what:<12}{value}");
+    };
+    let cache = &stats.cache;
+    let share = cache.used_bytes.saturating_mul(100).checked_div(cache.capacity_bytes).unwrap_or(0);
+    line("cache", format!("{} of {} ({share} %)", gigabytes(cache.used_bytes), gigabytes(cache.capacity_bytes)));
+    line("", format!("{}, {}", count(cache.images, "image"), count(cache.contents, "content")));
+    line("pinned", format!("{}, {}", gigabytes(cache.pinned_bytes), count(cache.pinned_contents, "content")));
+    let Some(server) = &stats.server else {
+        line("server", "none has the cache at the moment".to_owned());
+        return text;
+    };
+    line("in flight", format!("{}, {}", gigabytes(cache.reserved_bytes), count(server.fills_in_flight, "fill")));
+    line("evicted", format!("{}, {}", gigabytes(server.evicted_bytes), count(server.evictions, "content")));
+    if let Some(trouble) = &server.trouble {
+        line("trouble", format!("nothing can be stored: {trouble}"));
+    }
+    if server.disk_errors + server.damaged > 0 {
+        line("disk", format!("{}, {} damaged", count(server.disk_errors, "error"), count(server.damaged, "content")));
+    }
+    let ratio =
+        server.hit_ratio.map_or_else(|| "no requests yet".to_owned(), |ratio| format!("{:.1} % from the cache", ratio * 100.0));
+    line("requests", ratio);
+    for (outcome, count) in server.requests.iter().filter(|(_, count)| **count > 0) {
+        line("", format!("{outcome:<20}{count:>10}"));
+    }
+    line(
+        "bytes",
+        format!(
+            "{} sent, {} fetched, {} saved",
+            gigabytes(server.sent_bytes),
+            gigabytes(server.received_bytes),
+            gigabytes(server.saved_bytes)
+        ),
+    );
+    for (name, upstream) in server.upstreams.iter().filter(|(_, upstream)| **upstream != UpstreamStats::default()) {
+        line("upstream", format!("{name}: {} fetched", gigabytes(upstream.received_bytes)));
+        for (kind, statuses) in &upstream.requests {
+            let statuses: Vec<_> = statuses.iter().map(|(status, count)| format!("{status} {count}")).collect();
+            line("", format!("{kind:<12}{}", statuses.join(", ")));
+        }
+        if let Some(remaining) = upstream.rate_limit_remaining {
+            let limit = upstream.rate_limit.map_or_else(String::new, |limit| format!(" of {limit}"));
+            line("", format!("{remaining}{limit} pulls left"));
+        }
+        if upstream.verification_failures > 0 {
+            line("", format!("{} with wrong bytes", count(upstream.verification_failures, "content")));
+        }
+        if let Some(trouble) = &upstream.trouble {
+            line("", format!("cannot be asked: {trouble}"));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_stale_came_from_the_cache_and_what_failed_does_not_count() {
+        let outcomes =
+            [("hit", 5), ("revalidated", 1), ("stale-timeout", 1), ("miss", 1), ("joined", 1), ("forwarded", 1), ("error", 90)];
+        assert_eq!(hit_ratio(&outcomes.into()), Some(0.7));
+        assert_eq!(hit_ratio(&[("hit", 0), ("error", 3)].into()), None);
+    }
+
+    #[test]
+    fn one_screen_says_it_all() {
+        let cache = CacheStats {
+            capacity_bytes: 100_000_000_000,
+            used_bytes: 50_000_000_000,
+            images: 1,
+            contents: 4,
+            ..CacheStats::default()
+        };
+        let upstream = UpstreamStats {
+            trouble: Some("it did not answer".to_owned()),
+            received_bytes: 2_000_000_000,
+            requests: [("blob".to_owned(), [("2xx".to_owned(), 3), ("429".to_owned(), 1)].into())].into(),
+            rate_limit: Some(100),
+            rate_limit_remaining: Some(17),
+            verification_failures: 0,
+        };
+        let server = ServerStats {
+            hit_ratio: Some(0.9),
+            requests: [("hit".to_owned(), 9), ("miss".to_owned(), 1), ("joined".to_owned(), 0)].into(),
+            upstreams: [("docker.io".to_owned(), upstream), ("quay.io".to_owned(), UpstreamStats::default())].into(),
+            ..ServerStats::default()
+        };
+        let text = told(&Stats { cache, server: Some(server) });
+        let expected = "\
+cache       50 GB of 100 GB (50 %)
+            1 image, 4 contents
+pinned      0.00 GB, 0 contents
+in flight   0.00 GB, 0 fills
+evicted     0.00 GB, 0 contents
+requests    90.0 % from the cache
+            hit                          9
+            miss                         1
+bytes       0.00 GB sent, 0.00 GB fetched, 0.00 GB saved
+upstream    docker.io: 2.00 GB fetched
+            blob        2xx 3, 429 1
+            17 of 100 pulls left
+            cannot be asked: it did not answer
+";
+        assert_eq!(text, expected);
+    }
+}

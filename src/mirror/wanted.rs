@@ -1,0 +1,62 @@
+//! What clients asked for in vain because nobody could be asked for it: noted, so that an operator can bring it.
+
+use std::time::Duration;
+
+use super::{Mirror, MirrorError, Place};
+use crate::oci::{Reference, RepositoryName, UpstreamName};
+use crate::store::Kind;
+use crate::upstream::UpstreamError;
+
+/// How often the same thing is noted at the most, and of how many things that is remembered.
+pub(super) const PAUSE: Duration = Duration::from_secs(60);
+pub(super) const REMEMBERED: usize = 4096;
+
+/// What was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    upstream: UpstreamName,
+    repository: RepositoryName,
+    kind: Kind,
+    reference: Reference,
+}
+
+impl Mirror {
+    /// Notes that `reference` was asked for, if it is for want of an upstream that `result` is none.
+    pub(super) async fn note_wanted<T>(&self, place: &Place, kind: Kind, reference: &Reference, result: &Result<T, MirrorError>) {
+        if !result.as_ref().err().is_some_and(is_outage) {
+            return;
+        }
+        let key = Key {
+            upstream: place.upstream.name.clone(),
+            repository: place.repository.clone(),
+            kind,
+            reference: reference.clone(),
+        };
+        if self.shared.wanted.get(&key).is_some() {
+            return;
+        }
+        self.shared.wanted.insert(key.clone(), ());
+        let now = self.shared.clock.unix_millis();
+        let Key { upstream, repository, kind, reference } = key;
+        self.shared.store.catalog().note_wanted(&upstream, &repository, kind, reference, now).await;
+    }
+}
+
+/// Whether it might have been had, if somebody could have been asked.
+fn is_outage(error: &MirrorError) -> bool {
+    let (MirrorError::Upstream(cause) | MirrorError::Incomplete(cause)) = error else { return false };
+    match cause.cause() {
+        UpstreamError::Offline
+        | UpstreamError::Unreachable { .. }
+        | UpstreamError::Timeout { .. }
+        | UpstreamError::RateLimited { .. }
+        | UpstreamError::Broken { .. } => true,
+        UpstreamError::Status { status } => *status >= 500,
+        UpstreamError::NotFound
+        | UpstreamError::Denied { .. }
+        | UpstreamError::RangeNotSatisfiable
+        | UpstreamError::Refused(_)
+        | UpstreamError::Suspended { .. }
+        | UpstreamError::Saving { .. } => false,
+    }
+}

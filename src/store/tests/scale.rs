@@ -1,0 +1,186 @@
+//! What must not depend on how much is cached: what a start has in memory at a time, what one eviction costs, and that hits and
+//! commits do not wait for a catalog that is being made anew. How long it all takes is measured by `benches/scale`.
+
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Condvar, Mutex};
+
+use super::super::*;
+use super::support::*;
+use crate::store::eviction::policy::PATIENCE;
+
+const KIB: u64 = 1 << 10;
+
+/// The operating system's file system, in which folders of content are listed only as long as that is allowed.
+struct CountedFs(Arc<Counts>);
+
+#[derive(Default)]
+struct Counts {
+    /// How many folders of content may still be listed.
+    allowed: Mutex<usize>,
+    changed: Condvar,
+    /// How many names the longest of their lists had.
+    longest: AtomicUsize,
+}
+
+impl Counts {
+    fn allow(&self, folders: usize) {
+        *self.allowed.lock().unwrap() = folders;
+        self.changed.notify_all();
+    }
+}
+
+impl FileSystem for CountedFs {
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn StoredFile>> {
+        OsFileSystem.create(path)
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn StoredFile>> {
+        OsFileSystem.open(path)
+    }
+
+    fn reopen(&self, path: &Path) -> io::Result<Arc<dyn StoredFile>> {
+        OsFileSystem.reopen(path)
+    }
+
+    fn metadata(&self, path: &Path) -> io::Result<Metadata> {
+        OsFileSystem.metadata(path)
+    }
+
+    fn protect(&self, path: &Path) -> io::Result<()> {
+        OsFileSystem.protect(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        OsFileSystem.rename(from, to)
+    }
+
+    fn sync_folder(&self, _folder: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn create_folder(&self, folder: &Path) -> io::Result<()> {
+        OsFileSystem.create_folder(folder)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        OsFileSystem.remove(path)
+    }
+
+    fn epoch(&self) -> io::Result<String> {
+        OsFileSystem.epoch()
+    }
+
+    fn list(&self, folder: &Path) -> io::Result<Vec<Entry>> {
+        let entries = OsFileSystem.list(folder)?;
+        if folder.parent().is_some_and(|parent| parent.ends_with("blobs/sha256")) {
+            let mut allowed = self.0.changed.wait_while(self.0.allowed.lock().unwrap(), |allowed| *allowed == 0).unwrap();
+            *allowed -= 1;
+            self.0.longest.fetch_max(entries.len(), Ordering::SeqCst);
+        }
+        Ok(entries)
+    }
+}
+
+fn content(number: u32) -> Vec<u8> {
+    format!("content {number}").into_bytes()
+}
+
+/// Puts contents into the folder, of which no catalog knows.
+fn fill(home: &Home, numbers: impl Iterator<Item = u32>) {
+    for number in numbers {
+        let path = home.blob(&Digest::sha256(&content(number)));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content(number)).unwrap();
+    }
+}
+
+/// How many contents have uses that have not been spent.
+fn used(store: &Store) -> u32 {
+    let count = |connection: &rusqlite::Connection| {
+        connection.query_row("SELECT count(*) FROM blob WHERE uses > 0", [], |row| row.get::<_, u32>(0))
+    };
+    store.blobs.catalog.read("count", count).unwrap()
+}
+
+#[tokio::test]
+async fn hits_and_commits_go_on_while_twenty_thousand_contents_are_entered_a_folder_at_a_time() {
+    const CONTENTS: u32 = 20_000;
+    let home = Home::new();
+    home.prepare().await;
+    fill(&home, 0..CONTENTS);
+    fs::remove_file(home.path("catalog.sqlite")).unwrap();
+    let counts = Arc::new(Counts::default());
+    let store = home.open_on(ROOMY, Arc::new(CountedFs(Arc::clone(&counts))));
+    // The walk stands still before the first folder, then somewhere in the middle.
+    for folders in [0, 100] {
+        counts.allow(folders);
+        eventually("the walk stands still", || *counts.allowed.lock().unwrap() == 0).await;
+        for number in (0..CONTENTS).step_by(371) {
+            let hit = store.get(&Digest::sha256(&content(number))).await.unwrap();
+            assert_eq!(read(&hit), content(number));
+        }
+        let new = content(CONTENTS + folders as u32);
+        drop(put(&store, &new).await.unwrap());
+        assert_eq!(read(&store.get(&Digest::sha256(&new)).await.unwrap()), new);
+        assert!(store.stats().walking);
+    }
+    counts.allow(usize::MAX);
+    settled(&store).await;
+    let stats = store.stats();
+    assert_eq!((stats.blobs, stats.bytes), (u64::from(CONTENTS) + 2, home.verified_bytes()));
+    assert_eq!((stats.catalog_errors, stats.evictions), (0, 0));
+    // On average it is one 256th of them.
+    let longest = counts.longest.load(Ordering::SeqCst);
+    assert!(longest < CONTENTS as usize / 128, "{longest} contents at a time");
+}
+
+#[tokio::test]
+async fn one_eviction_is_a_bounded_number_of_decisions_although_everything_was_used() {
+    const CONTENTS: u32 = 1000;
+    let home = Home::new();
+    let store = home.open_on(u64::from(CONTENTS) * KIB, Arc::new(OsFileSystem));
+    settled(&store).await;
+    let padded = |number: u32| {
+        let mut bytes = content(number);
+        bytes.resize(KIB as usize, 0);
+        bytes
+    };
+    for number in 0..CONTENTS {
+        put(&store, &padded(number)).await.unwrap();
+    }
+    home.advance(15);
+    (0..CONTENTS).for_each(|number| store.note_use(&Digest::sha256(&padded(number))));
+    for evictions in 1..=3 {
+        put(&store, &padded(CONTENTS + evictions)).await.unwrap();
+        assert_eq!(store.stats().evictions, u64::from(evictions));
+        assert!(used(&store) >= CONTENTS - evictions * (PATIENCE + 1), "{} are left", used(&store));
+    }
+    assert_eq!(store.stats().catalog_errors, 0);
+}
+
+/// What limits the growth of a cache must not be told by a catalog that does not know yet what is in the folder.
+#[tokio::test]
+async fn a_limit_on_growth_costs_no_content_that_a_lost_catalog_does_not_know() {
+    const SIZE: u64 = 100 * KIB;
+    let home = Home::new();
+    let store = home.open();
+    for seed in 0..10 {
+        put(&store, &bytes(seed, SIZE as usize)).await.unwrap();
+    }
+    drop(store);
+    closed(&home).await;
+    fs::remove_file(home.path("catalog.sqlite")).unwrap();
+    let counts = Arc::new(Counts::default());
+    let store = home.open_on(ROOMY, Arc::new(CountedFs(Arc::clone(&counts))));
+    store.limit_growth(2 * SIZE);
+    counts.allow(usize::MAX);
+    settled(&store).await;
+    eventually("the limit is known", || store.stats().max_bytes == 12 * SIZE).await;
+    assert_eq!((store.stats().blobs, store.stats().evictions), (10, 0));
+    for seed in 10..13 {
+        put(&store, &bytes(seed, SIZE as usize)).await.unwrap();
+    }
+    assert_eq!((store.stats().blobs, store.stats().evictions), (12, 1));
+}

@@ -1,0 +1,55 @@
+//! Issue 5, "Offline": what cannot be asked for is noted, for whoever brings it from elsewhere.
+
+use serde_json::Value;
+
+use crate::support::{Larder, NAME, TAG, blob, hub_with, image, manifest, pull};
+
+/// What `larder missing` tells, as name, kind and how often.
+fn missing(larder: &Larder, names: &[&str]) -> Vec<(String, String, u64)> {
+    let run = larder.tool(&[&["missing", "--json"], names].concat());
+    assert_eq!(run.status.code(), Some(0), "{run:?}");
+    let word = |value: &Value| value.as_str().unwrap().to_owned();
+    let mut told: Vec<_> = run
+        .said
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .map(|line| (word(&line["name"]), word(&line["kind"]), line["times"].as_u64().unwrap()))
+        .collect();
+    told.sort();
+    told
+}
+
+#[tokio::test]
+async fn what_could_not_be_had_is_listed_until_it_is_here() {
+    let image = image(900, &[1_000]);
+    let hub = hub_with(&image).await;
+    let mut larder = Larder::with(&hub, "freshness.tags = '0s'").await;
+    assert_eq!(larder.get(manifest("absent")).await.status(), 404);
+    assert_eq!(missing(&larder, &[]), []);
+    assert_eq!(larder.tool(&["missing"]).said.lines().last(), Some("nothing is missing"));
+
+    hub.stop_listening().await;
+    let layer = image.layers()[0].digest();
+    for _ in 0..3 {
+        assert_eq!(larder.get(manifest(TAG)).await.status(), 502);
+    }
+    assert_eq!(larder.get(blob(layer)).await.status(), 502);
+    let tag = format!("docker.io/{NAME}:{TAG}");
+    let expected = [(tag.clone(), "manifest".to_owned(), 1), (format!("docker.io/{NAME}@{layer}"), "blob".to_owned(), 1)];
+    assert_eq!(missing(&larder, &[]), expected);
+    assert_eq!(missing(&larder, &[&tag]), expected[..1]);
+    assert_eq!(missing(&larder, &["quay.io"]), []);
+    let table = larder.tool(&["missing"]).said;
+    assert!(table.lines().any(|line| line.starts_with(&tag) && line.ends_with("just now")), "{table}");
+
+    // It is known on the folder alone as well, and counted once in a minute at the most.
+    larder.restart().await;
+    assert_eq!(larder.get(manifest(TAG)).await.status(), 502);
+    larder.stop(rustix::process::Signal::TERM);
+    assert_eq!(missing(&larder, &[&tag]), [(tag.clone(), "manifest".to_owned(), 2)]);
+
+    hub.resume().await.unwrap();
+    larder.start_again().await;
+    pull(&larder, NAME, TAG).await;
+    assert_eq!(missing(&larder, &[]), []);
+}
