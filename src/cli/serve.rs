@@ -88,11 +88,14 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
         let open = move || Store::open(store_config, Arc::new(OsFileSystem), clock);
         tokio::task::spawn_blocking(open).await.context("opening the cache was abandoned")??
     };
+    let mut announced_bytes = max_bytes;
     if let MaxSize::Share(_) = config.cache.max_size {
-        store.limit_growth(room(&config.cache.dir)?);
+        let room = room(&config.cache.dir)?;
+        store.limit_growth(room);
+        // Too low where the catalog was lost: the metric is right as soon as the limit is known.
+        announced_bytes = max_bytes.min(store.stats().bytes.saturating_add(room));
     }
     store.keep_free(bytes_of(config.cache.min_free, &config.cache.dir)?);
-    let max_bytes = store.stats().max_bytes;
     if !config.cache.verify_within.is_zero() {
         store.scrub(config.cache.verify_within).context("cannot verify what is cached")?;
     }
@@ -127,7 +130,7 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     if let Err(error) = mirror.store().announce(admin_address) {
         tracing::warn!(%error, "tools will not find this process by its folder");
     }
-    announce(config, &listener, &admin, is_tls, max_bytes)?;
+    announce(config, &listener, &admin, is_tls, announced_bytes)?;
     // Without a supervisor there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
