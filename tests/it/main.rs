@@ -7,6 +7,7 @@ mod addressing;
 mod api;
 mod auth;
 mod bodies;
+mod breaker;
 mod head;
 mod hostile_clients;
 mod hostile_upstreams;
