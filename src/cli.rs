@@ -14,6 +14,7 @@ mod pin;
 mod rm;
 mod serve;
 mod stats;
+mod upstreams;
 mod verify;
 
 use std::path::{Path, PathBuf};

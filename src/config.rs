@@ -12,6 +12,7 @@ mod file;
 mod freshness;
 mod keys;
 mod pattern;
+mod reserve;
 mod settings;
 mod size;
 mod suggest;
@@ -30,6 +31,7 @@ pub use error::{ConfigError, Finding, Place, Problem};
 pub use freshness::{Failure, Failures, FreshnessConfig, Lifetime, TagPolicy, TagRule};
 pub use keys::{Fallback, KEYS, Key, Kind, Table};
 pub use pattern::{PatternError, TagPattern};
+pub use reserve::{Reserve, ReserveError};
 pub use size::{MaxSize, SizeError};
 pub use suggest::Hint;
 pub use upstream::{Credential, UpstreamConfig};
@@ -42,6 +44,8 @@ use settings::{Section, SectionReader, Settings};
 pub struct Config {
     /// Where clients are served.
     pub listen: SocketAddr,
+    /// Whether no upstream is asked for anything.
+    pub offline: bool,
     pub admin: AdminConfig,
     pub cache: CacheConfig,
     pub freshness: FreshnessConfig,
@@ -112,7 +116,9 @@ pub struct LimitsConfig {
 /// How long Larder waits, per phase. None is zero, none is over an hour.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TimeoutsConfig {
-    /// Name resolution, TCP and TLS together.
+    /// From a name to its addresses.
+    pub resolve: Duration,
+    /// TCP and TLS together, once an address is known.
     pub connect: Duration,
     /// Until the header of an upstream's answer.
     pub headers: Duration,
@@ -149,6 +155,7 @@ impl Config {
     fn build(settings: &mut Settings, environment: &[(String, String)]) -> Self {
         let config = Self {
             listen: settings.section(Section::Top).value("listen", value::socket_address),
+            offline: settings.section(Section::Top).value("offline", value::flag),
             admin: admin(settings.section(Section::Named("admin"))),
             cache: cache(settings.section(Section::Named("cache")), environment),
             freshness: freshness(settings),
@@ -249,6 +256,7 @@ fn limits(mut section: SectionReader<'_>) -> LimitsConfig {
 
 fn timeouts(mut section: SectionReader<'_>) -> TimeoutsConfig {
     TimeoutsConfig {
+        resolve: section.value("resolve", value::timeout),
         connect: section.value("connect", value::timeout),
         headers: section.value("headers", value::timeout),
         answer: section.value("answer", value::timeout),

@@ -9,6 +9,7 @@ mod flight;
 mod lane;
 mod link;
 mod origin;
+mod places;
 mod plan;
 mod prefix;
 mod reader;
@@ -18,8 +19,6 @@ mod through;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::link::{Link, Links};
 use crate::oci::{Digest, RepositoryName, UpstreamName};
@@ -44,9 +43,6 @@ const SUSPECT: Duration = Duration::from_secs(600);
 
 /// How long a content that nobody reads may take to be complete, in seconds, however large it is.
 const UNREAD_SECONDS: u64 = 60;
-
-/// How many contents are fetched at once; more wait for their turn. Each costs a descriptor, a connection and a buffer.
-const FILLS_AT_ONCE: usize = 256;
 
 /// What fills may use.
 #[derive(Clone, Copy, Debug)]
@@ -90,7 +86,6 @@ struct Shared {
     broken: Remembered<(UpstreamName, RepositoryName, Digest), FillError>,
     suspects: Remembered<UpstreamName, ()>,
     limits: Limits,
-    places: Arc<Semaphore>,
     links: Links,
     observer: Arc<dyn Observer>,
 }
@@ -138,7 +133,6 @@ impl Fills {
                 broken: Remembered::new(REFUSED_AFTER_BREAK, 4096),
                 suspects: Remembered::new(SUSPECT, 4096),
                 limits,
-                places: Arc::new(Semaphore::new(FILLS_AT_ONCE)),
                 links: Links::new(limits.lanes.extra_per_upstream, limits.lanes.extra_overall),
                 observer,
             }),
@@ -155,9 +149,9 @@ impl Fills {
         self.shared.broken.get(&source.key(*digest)).filter(|error| !error.is_local())
     }
 
-    /// Whether so few contents are fetched that some may be fetched which nobody waits for.
-    pub fn has_places_to_spare(&self) -> bool {
-        self.shared.places.available_permits() > FILLS_AT_ONCE / 2
+    /// Whether so few contents are fetched from `upstream` that some may be fetched which nobody waits for.
+    pub fn has_places_to_spare(&self, upstream: &UpstreamName) -> bool {
+        self.shared.links.to(upstream).places().are_to_spare()
     }
 
     /// How many fills are in flight.
@@ -191,11 +185,6 @@ impl Fills {
 
     fn store(&self) -> &Store {
         &self.shared.store
-    }
-
-    /// A place among the contents that are fetched at once.
-    async fn place(&self) -> OwnedSemaphorePermit {
-        Arc::clone(&self.shared.places).acquire_owned().await.expect("the semaphore is never closed")
     }
 
     /// How many connections a fill from `source` may have for speed, and how many for its readers.

@@ -1,17 +1,21 @@
 //! One registry at the other end: it is asked one question at a time, with its credentials, tokens, redirects and limits, and
-//! gives one answer or one typed error. It never caches content, never retries a whole question, and never knows who asks.
+//! gives one answer or one typed error, or is not asked at all. It never caches content, never asks an endpoint twice, and never
+//! knows who asks.
 
 mod address;
 mod answer;
 mod auth;
 mod challenge;
 mod clients;
+mod connect;
 mod error;
+mod gate;
 mod grant;
 mod rate_limit;
 mod realm;
 mod redirect;
 mod registry;
+mod resolve;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -28,11 +32,12 @@ use futures::stream::BoxStream;
 use crate::oci::{Digest, MediaType, Reference, RepositoryName, UpstreamName};
 
 pub use error::{BuildError, Party, Phase, Refusal, UpstreamError};
+pub use gate::{EndpointStanding, EndpointState, Gate, GateConfig, Standing, Unasked};
 pub use rate_limit::RateLimit;
 pub use registry::Registry;
 pub use settings::RegistryConfig;
 
-/// A registry that can be asked. The real one is [`Registry`]; simulations bring their own.
+/// A registry that can be asked. The real one is [`Registry`], behind its [`Gate`]; simulations bring their own.
 pub trait Origin: Send + Sync + 'static {
     /// Asks once. The answer's body is read by the caller, at the caller's pace.
     ///
@@ -40,8 +45,18 @@ pub trait Origin: Send + Sync + 'static {
     /// See [`UpstreamError`]: an error is always one of this upstream, and says which kind of one.
     fn ask(&self, question: Question) -> BoxFuture<'static, Result<Answer, UpstreamError>>;
 
+    /// Why a question would not be asked at the moment, if it would not: nothing is asked to find that out.
+    fn refusal(&self) -> Option<UpstreamError> {
+        None
+    }
+
     /// Why no pull should be spent on what can be served from the cache as it is: [`UpstreamError::Saving`], or nothing.
     fn saving(&self) -> Option<UpstreamError> {
+        None
+    }
+
+    /// What the upstream last said of its limit on pulls, as long as that is believed.
+    fn rate_limit(&self) -> Option<RateLimit> {
         None
     }
 }
@@ -127,7 +142,9 @@ pub trait Observer: Send + Sync + 'static {
     /// So many bytes of an answer's body have arrived.
     fn received(&self, upstream: &UpstreamName, bytes: u64);
     /// The registry said how many pulls are left.
-    fn rate_limit(&self, upstream: &UpstreamName, limit: RateLimit);
+    fn rate_limit(&self, upstream: &UpstreamName, limit: &RateLimit);
+    /// A question was not asked, or not to be asked for.
+    fn unasked(&self, upstream: &UpstreamName, why: Unasked);
 }
 
 /// How one HTTP request ended.

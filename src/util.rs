@@ -4,6 +4,7 @@ mod blocking;
 mod clock;
 mod jitter;
 mod pace;
+mod party;
 mod remembered;
 mod secret;
 #[cfg(test)]
@@ -14,6 +15,7 @@ pub use blocking::blocking;
 pub use clock::{Clock, SystemClock};
 pub use jitter::jitter;
 pub use pace::{Pace, TooLong};
+pub use party::same_party;
 pub use remembered::Remembered;
 pub use secret::Secret;
 pub use single_flight::SingleFlight;

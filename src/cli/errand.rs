@@ -23,6 +23,7 @@ use crate::mirror::Mirror;
 use crate::server::{Tool, ToolAnswer};
 use crate::store::{NameError, OpenError, OsFileSystem, PinError, RemovalError, Store, StoreConfig, StoreError};
 use crate::telemetry::Metrics;
+use crate::upstream::Gate;
 use crate::util::SystemClock;
 
 /// Exit code of a tool that was told no: there is no such thing, or it may not go.
@@ -65,6 +66,8 @@ pub(super) struct Keeper {
 pub(super) struct Served {
     pub(super) mirror: Mirror,
     pub(super) metrics: Arc<Metrics>,
+    /// The gate before each upstream, under its name.
+    pub(super) gates: Arc<Vec<(String, Gate)>>,
 }
 
 /// A cache that this process has, or that a server has.

@@ -6,17 +6,16 @@ use std::time::Duration;
 use crate::fill::{self, FillError, Source};
 use crate::mirror::{CacheOutcome, Mirror, PrefetchObserver, PrefetchOutcome};
 use crate::oci::UpstreamName;
-use crate::telemetry::{Levels, Metrics};
-use crate::upstream::{self, RateLimit, UpstreamError};
+use crate::telemetry::{Levels, Metrics, UpstreamLevels, Words};
+use crate::upstream::{self, Gate, RateLimit, Unasked, UpstreamError};
 
-/// The words for what the cache can do, as metrics know them.
-pub(super) fn outcomes() -> Vec<&'static str> {
-    CacheOutcome::ALL.iter().map(|outcome| outcome.as_str()).collect()
-}
-
-/// The words for how a prefetch ends, as metrics know them.
-pub(super) fn prefetch_outcomes() -> Vec<&'static str> {
-    PrefetchOutcome::ALL.iter().map(|outcome| outcome.as_str()).collect()
+/// The layers' words for what they do, as metrics know them.
+pub(super) fn words() -> Words {
+    Words {
+        outcomes: CacheOutcome::ALL.iter().map(|outcome| outcome.as_str()).collect(),
+        prefetch_outcomes: PrefetchOutcome::ALL.iter().map(|outcome| outcome.as_str()).collect(),
+        refusals: Unasked::ALL.iter().map(|why| why.as_str()).collect(),
+    }
 }
 
 /// Counts what upstreams are asked.
@@ -31,8 +30,12 @@ impl upstream::Observer for UpstreamCounts {
         self.0.upstream_received(upstream.as_str(), bytes);
     }
 
-    fn rate_limit(&self, upstream: &UpstreamName, limit: RateLimit) {
+    fn rate_limit(&self, upstream: &UpstreamName, limit: &RateLimit) {
         self.0.upstream_rate_limit(upstream.as_str(), limit.limit, limit.remaining);
+    }
+
+    fn unasked(&self, upstream: &UpstreamName, why: Unasked) {
+        self.0.upstream_unasked(upstream.as_str(), why.as_str());
     }
 }
 
@@ -82,6 +85,16 @@ pub(super) struct PrefetchCounts(pub(super) Arc<Metrics>);
 impl PrefetchObserver for PrefetchCounts {
     fn ended(&self, upstream: &UpstreamName, outcome: PrefetchOutcome) {
         self.0.prefetch_ended(upstream.as_str(), outcome.as_str());
+    }
+}
+
+/// What the metrics show of an upstream's state.
+pub(super) fn upstream_levels(gate: &Gate) -> UpstreamLevels {
+    let standing = gate.standing();
+    UpstreamLevels {
+        is_open: standing.is_open(),
+        is_offline: standing.is_offline,
+        limited_seconds: standing.limited_for().as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX),
     }
 }
 

@@ -18,18 +18,18 @@ use super::banner::{self, Facts};
 use super::capacity::{self, bytes_of};
 use super::errand::{self, Keeper, Served};
 use super::gc::Gc;
-use super::observers::{FillCounts, PrefetchCounts, UpstreamCounts, levels, outcomes, prefetch_outcomes};
+use super::observers::{FillCounts, PrefetchCounts, levels, upstream_levels, words};
 use super::pin::{SetPins, Unpin};
 use super::rm::Rm;
 use super::stats::AskStats;
+use super::upstreams::upstreams;
 use super::{fail, load, verify};
-use crate::config::{self, Config, UpstreamConfig};
+use crate::config::{self, Config};
 use crate::fill::{Fills, Lanes, Limits};
-use crate::mirror::{Mirror, PrefetchObserver, Timing, Upstream, Upstreams};
+use crate::mirror::{Mirror, PrefetchObserver, Timing};
 use crate::server::{Listener, Registry as RegistryApi, Settings, Tool, admin_router, load_tls};
 use crate::store::{OsFileSystem, Store, StoreConfig};
 use crate::telemetry::{LogFormat, Metrics, init_logging};
-use crate::upstream::{Registry, RegistryConfig};
 use crate::util::SystemClock;
 
 /// How long answers under way may go on after a request to stop.
@@ -110,8 +110,9 @@ fn connections_within(descriptors: Option<u64>, wanted: usize) -> usize {
 async fn serve(config: &Config) -> anyhow::Result<()> {
     let descriptors = raise_descriptor_limit();
     let names = config.upstreams.iter().map(|upstream| upstream.name.as_str());
-    let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"), names, &outcomes(), &prefetch_outcomes()));
-    let upstreams = upstreams(config, &metrics)?;
+    let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"), names, &words()));
+    let (upstreams, gates) = upstreams(config, &metrics)?;
+    let gates = Arc::new(gates);
     let clock = Arc::new(SystemClock);
     let max_bytes = bytes_of(config.cache.max_size, &config.cache.dir)?;
     let store = {
@@ -120,9 +121,8 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
         let open = move || Store::open(store_config, Arc::new(OsFileSystem), clock);
         tokio::task::spawn_blocking(open).await.context("opening the cache was abandoned")??
     };
-    capacity::limit(&store, &config.cache)?;
+    let announced_bytes = capacity::limit(&store, &config.cache)?;
     store.keep_free(bytes_of(config.cache.min_free, &config.cache.dir)?);
-    let max_bytes = store.stats().max_bytes;
     if !config.cache.verify_within.is_zero() {
         store.scrub(config.cache.verify_within).context("cannot verify what is cached")?;
     }
@@ -162,21 +162,27 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     if let Err(error) = mirror.store().announce(admin_address) {
         tracing::warn!(%error, "tools will not find this process by its folder");
     }
-    announce(config, &listener, &admin, is_tls, max_bytes)?;
+    announce(config, &listener, &admin, is_tls, announced_bytes)?;
     // Without a supervisor there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
     let (stop, stopping) = watch::channel(false);
     let is_draining = Arc::new(AtomicBool::new(false));
     let refresh = {
-        let mirror = mirror.clone();
-        Arc::new(move |metrics: &Metrics| metrics.set_levels(&levels(&mirror)))
+        let (mirror, gates) = (mirror.clone(), Arc::clone(&gates));
+        Arc::new(move |metrics: &Metrics| {
+            metrics.set_levels(&levels(&mirror));
+            for (upstream, gate) in gates.iter() {
+                metrics.set_upstream_levels(upstream, upstream_levels(gate));
+            }
+        })
     };
     let trouble = {
         let store = mirror.store().clone();
         Arc::new(move || store.trouble())
     };
-    let router = admin_router(Arc::clone(&metrics), refresh, Arc::clone(&is_draining), trouble, tools(&mirror, &metrics));
+    let server = Served { mirror: mirror.clone(), metrics: Arc::clone(&metrics), gates };
+    let router = admin_router(Arc::clone(&metrics), refresh, Arc::clone(&is_draining), trouble, tools(server));
     // The admin listener answers until the very end: that is when its answers matter.
     let admin = tokio::spawn(async move { axum::serve(admin, router).await });
 
@@ -202,9 +208,8 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
 }
 
 /// What the command line can have this server do.
-fn tools(mirror: &Mirror, metrics: &Arc<Metrics>) -> Vec<Tool> {
-    let server = Served { mirror: mirror.clone(), metrics: Arc::clone(metrics) };
-    let keeper = Keeper { store: mirror.store().clone(), server: Some(server) };
+fn tools(server: Served) -> Vec<Tool> {
+    let keeper = Keeper { store: server.mirror.store().clone(), server: Some(server) };
     vec![
         verify::tool(&keeper),
         errand::tool::<AskStats>(&keeper),
@@ -231,48 +236,6 @@ fn announce(config: &Config, listener: &Listener, admin: &TcpListener, is_tls: b
     let _ = out.write_all(banner::text(&facts).as_bytes()).and_then(|()| out.flush());
     tracing::info!(listen = %facts.listen, admin = %facts.admin, cache.dir = %config.cache.dir.display(), cache.max_bytes = max_bytes, "listening");
     Ok(())
-}
-
-/// The list of upstreams, each with the means to ask it. Nobody is asked anything yet.
-fn upstreams(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Upstreams> {
-    let mut list = Vec::new();
-    let mut default = None;
-    for upstream_config in &config.upstreams {
-        let upstream = Arc::new(upstream(upstream_config, config, metrics)?);
-        if upstream_config.default {
-            default = Some(Arc::clone(&upstream));
-        }
-        list.push(upstream);
-    }
-    let default = default.context("no upstream is the default one")?;
-    Ok(Upstreams::new(list, default))
-}
-
-fn upstream(upstream: &UpstreamConfig, config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Upstream> {
-    let registry = RegistryConfig {
-        name: upstream.name.clone(),
-        url: upstream.url.clone(),
-        credential: upstream.credential.as_ref().map(|credential| (credential.username.clone(), credential.password.clone())),
-        realm: upstream.realm.clone(),
-        trusted_redirects: upstream.trusted_redirects.clone(),
-        ca: upstream.ca.clone().unwrap_or_default(),
-        requests_per_second: upstream.requests_per_second,
-        connect_timeout: config.timeouts.connect,
-        headers_timeout: config.timeouts.headers,
-        stall_timeout: config.timeouts.stall,
-        user_agent: concat!("larder/", env!("CARGO_PKG_VERSION")).to_owned(),
-    };
-    let registry = Registry::new(registry, Arc::new(UpstreamCounts(Arc::clone(metrics))))
-        .with_context(|| format!("the upstream {} cannot be used", upstream.name))?;
-    Ok(Upstream {
-        name: upstream.name.clone(),
-        aliases: upstream.aliases.clone(),
-        hosts: upstream.hosts.clone(),
-        is_anonymous: upstream.credential.is_none(),
-        // The one registry where a name of one word is short for something.
-        official_namespace: (upstream.name.as_str() == "docker.io").then_some("library"),
-        origin: Arc::new(registry),
-    })
 }
 
 async fn stopped(mut stopping: watch::Receiver<bool>) {

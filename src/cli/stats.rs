@@ -12,6 +12,7 @@ use super::banner::gigabytes;
 use super::errand::{self, Errand, Keeper, Served, Undone, to_json};
 use super::rm::count;
 use crate::telemetry::UpstreamTotals;
+use crate::upstream::{EndpointStanding, EndpointState, Standing};
 
 /// Has nothing to say about how: it is written as `null`.
 #[derive(Serialize, Deserialize)]
@@ -61,14 +62,31 @@ struct ServerStats {
 /// What there is to say of one upstream.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct UpstreamStats {
-    /// Why it could not be asked a moment ago.
-    trouble: Option<String>,
+    /// It is not to be asked.
+    offline: bool,
+    /// In the order in which they are asked.
+    endpoints: Vec<EndpointStats>,
     received_bytes: u64,
     /// By kind, then by class of status.
     requests: BTreeMap<String, BTreeMap<String, u64>>,
+    verification_failures: u64,
+}
+
+/// How one endpoint of an upstream stands. Times are in seconds.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct EndpointStats {
+    host: String,
+    /// Why it is left alone, if it is.
+    trouble: Option<String>,
+    /// For how long it has been left alone.
+    since: Option<u64>,
+    /// For how much longer it has asked not to be asked.
+    limited_for: Option<u64>,
+    /// Pulls in a window, as it last told.
     rate_limit: Option<u64>,
     rate_limit_remaining: Option<u64>,
-    verification_failures: u64,
+    /// What it counts by: an address, or an account.
+    rate_limit_source: Option<String>,
 }
 
 pub(super) fn run(file: Option<&Path>, json: bool) -> ExitCode {
@@ -108,12 +126,12 @@ impl Errand for AskStats {
 
 impl ServerStats {
     fn of(server: &Served) -> Self {
-        let Served { mirror, metrics } = server;
+        let Served { mirror, metrics, gates } = server;
         let (store, totals) = (mirror.store().stats(), metrics.totals());
         let received_bytes = totals.upstreams.values().map(|upstream| upstream.received_bytes).sum();
         let upstreams = totals.upstreams.into_iter().map(|(name, totals)| {
-            let trouble = None;
-            (name, UpstreamStats::of(totals, trouble))
+            let standing = gates.iter().find(|(gated, _)| *gated == name).map(|(_, gate)| gate.standing());
+            (name, UpstreamStats::of(totals, standing))
         });
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -134,18 +152,59 @@ impl ServerStats {
 }
 
 impl UpstreamStats {
-    fn of(totals: UpstreamTotals, trouble: Option<String>) -> Self {
+    fn of(totals: UpstreamTotals, standing: Option<Standing>) -> Self {
         let by_status =
             |statuses: BTreeMap<&'static str, u64>| statuses.into_iter().map(|(status, count)| (status.to_owned(), count));
         let requests = totals.requests.into_iter().map(|(kind, statuses)| (kind.to_owned(), by_status(statuses).collect()));
         Self {
-            trouble,
+            offline: standing.as_ref().is_some_and(|standing| standing.is_offline),
+            endpoints: standing.into_iter().flat_map(|standing| standing.endpoints).map(EndpointStats::of).collect(),
             received_bytes: totals.received_bytes,
             requests: requests.collect(),
-            rate_limit: totals.rate_limit,
-            rate_limit_remaining: totals.rate_limit_remaining,
             verification_failures: totals.verification_failures,
         }
+    }
+
+    /// Whether there is anything about it that somebody might want to know.
+    fn is_remarkable(&self) -> bool {
+        let has_been_asked = self.requests.values().flat_map(BTreeMap::values).any(|count| *count > 0);
+        has_been_asked || self.offline || self.endpoints.iter().any(|endpoint| endpoint.trouble.is_some())
+    }
+}
+
+impl EndpointStats {
+    fn of(standing: EndpointStanding) -> Self {
+        let EndpointStanding { host, state, limited_for, rate_limit } = standing;
+        let (trouble, since) = match state {
+            EndpointState::Answers => (None, None),
+            EndpointState::Suspended { since, cause, .. } => (Some(cause.to_string()), Some(since.as_secs())),
+        };
+        Self {
+            host,
+            trouble,
+            since,
+            limited_for: limited_for.map(|limited_for| limited_for.as_secs()),
+            rate_limit: rate_limit.as_ref().and_then(|rate_limit| rate_limit.limit),
+            rate_limit_remaining: rate_limit.as_ref().map(|rate_limit| rate_limit.remaining),
+            rate_limit_source: rate_limit.and_then(|rate_limit| rate_limit.source),
+        }
+    }
+
+    /// What there is to say of it in words.
+    fn told(&self) -> Vec<String> {
+        let mut told = Vec::new();
+        if let Some(remaining) = self.rate_limit_remaining {
+            let limit = self.rate_limit.map_or_else(String::new, |limit| format!(" of {limit}"));
+            let source = self.rate_limit_source.as_ref().map_or_else(String::new, |source| format!(", counted for {source}"));
+            told.push(format!("{remaining}{limit} pulls left{source}"));
+        }
+        if let Some(seconds) = self.limited_for {
+            told.push(format!("has asked not to be asked for {seconds} s more"));
+        }
+        if let Some(trouble) = &self.trouble {
+            told.push(format!("left alone for {} s: {trouble}", self.since.unwrap_or_default()));
+        }
+        told
     }
 }
 
@@ -200,21 +259,22 @@ fn told(stats: &Stats) -> String {
             gigabytes(server.saved_bytes)
         ),
     );
-    for (name, upstream) in server.upstreams.iter().filter(|(_, upstream)| **upstream != UpstreamStats::default()) {
+    for (name, upstream) in server.upstreams.iter().filter(|(_, upstream)| upstream.is_remarkable()) {
         line("upstream", format!("{name}: {} fetched", gigabytes(upstream.received_bytes)));
         for (kind, statuses) in &upstream.requests {
             let statuses: Vec<_> = statuses.iter().map(|(status, count)| format!("{status} {count}")).collect();
             line("", format!("{kind:<12}{}", statuses.join(", ")));
         }
-        if let Some(remaining) = upstream.rate_limit_remaining {
-            let limit = upstream.rate_limit.map_or_else(String::new, |limit| format!(" of {limit}"));
-            line("", format!("{remaining}{limit} pulls left"));
+        if upstream.offline {
+            line("", "offline: it is not asked".to_owned());
+        }
+        for endpoint in &upstream.endpoints {
+            // Which one it is matters only where there are several.
+            let host = if upstream.endpoints.len() > 1 { format!("{}: ", endpoint.host) } else { String::new() };
+            endpoint.told().into_iter().for_each(|told| line("", format!("{host}{told}")));
         }
         if upstream.verification_failures > 0 {
             line("", format!("{} with wrong bytes", count(upstream.verification_failures, "content")));
-        }
-        if let Some(trouble) = &upstream.trouble {
-            line("", format!("cannot be asked: {trouble}"));
         }
     }
     text
@@ -241,12 +301,20 @@ mod tests {
             contents: 4,
             ..CacheStats::default()
         };
-        let upstream = UpstreamStats {
+        let endpoint = EndpointStats {
+            host: "registry-1.docker.io".to_owned(),
             trouble: Some("it did not answer".to_owned()),
-            received_bytes: 2_000_000_000,
-            requests: [("blob".to_owned(), [("2xx".to_owned(), 3), ("429".to_owned(), 1)].into())].into(),
+            since: Some(12),
+            limited_for: Some(600),
             rate_limit: Some(100),
             rate_limit_remaining: Some(17),
+            rate_limit_source: Some("192.0.2.1".to_owned()),
+        };
+        let upstream = UpstreamStats {
+            offline: true,
+            endpoints: vec![endpoint],
+            received_bytes: 2_000_000_000,
+            requests: [("blob".to_owned(), [("2xx".to_owned(), 3), ("429".to_owned(), 1)].into())].into(),
             verification_failures: 0,
         };
         let server = ServerStats {
@@ -268,8 +336,10 @@ requests    90.0 % from the cache
 bytes       0.00 GB sent, 0.00 GB fetched, 0.00 GB saved
 upstream    docker.io: 2.00 GB fetched
             blob        2xx 3, 429 1
-            17 of 100 pulls left
-            cannot be asked: it did not answer
+            offline: it is not asked
+            17 of 100 pulls left, counted for 192.0.2.1
+            has asked not to be asked for 600 s more
+            left alone for 12 s: it did not answer
 ";
         assert_eq!(text, expected);
     }

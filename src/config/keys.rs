@@ -76,6 +76,8 @@ const fn key(table: Table, name: &'static str, kind: Kind, default: Fallback, ab
 pub const KEYS: &[Key] = &[
     key(Top, "listen", Text, Value("127.0.0.1:5050"), "The address and port on which clients are served."),
 
+    key(Top, "offline", Flag, Value("false"), "Whether no upstream is asked for anything: what is cached is served, tags for ever."),
+
     key(Named("admin"), "listen", Text, Value("127.0.0.1:5051"), "The address and port of health and metrics. They are not for clients, nor for the world."),
 
     key(Named("cache"), "dir", Text, Computed, "The folder of the cache: by default the service manager's, else `larder` in the user's cache folder."),
@@ -121,7 +123,8 @@ pub const KEYS: &[Key] = &[
         "Requests in a second from one client address that upstreams have to be asked for; twenty times that at once. What comes faster waits. What an upstream does not have counts fourfold.",
     ),
 
-    key(Named("timeouts"), "connect", Text, Value("5s"), "To reach an upstream: name resolution, TCP and TLS together."),
+    key(Named("timeouts"), "resolve", Text, Value("3s"), "To find the addresses of an upstream's name. After that, those are tried that it had before."),
+    key(Named("timeouts"), "connect", Text, Value("5s"), "To reach an upstream once its address is known: TCP and TLS together."),
     key(Named("timeouts"), "headers", Text, Value("15s"), "From the end of a request until the upstream's answer begins."),
     key(Named("timeouts"), "answer", Text, Value("25s"), "From a client's request until its answer begins, with tokens, redirects and repeated tries. One question about a manifest may take two fifths of it."),
     key(Named("timeouts"), "stall", Text, Value("20s"), "Without a byte of a body, before the connection is given up and replaced."),
@@ -129,6 +132,8 @@ pub const KEYS: &[Key] = &[
 
     key(Upstream, "enabled", Flag, Value("true"), "Whether it is there at all: false takes a built-in upstream off the list."),
     key(Upstream, "url", Text, Computed, "Where the registry is, without the /v2/: by default https:// and the upstream's name."),
+    key(Upstream, "endpoints", List, Value(""), "Other places where the same registry can be reached, tried in their order when it cannot be. The account is for those within the registrable domain of `url` only; others are asked anonymously."),
+    key(Upstream, "offline", Flag, Value("false"), "Whether it is not asked for anything: what is cached is served, tags for ever."),
     key(Upstream, "default", Flag, Value("false"), "Whether it is meant by names without a registry. One upstream is: docker.io, when none says so."),
     key(Upstream, "aliases", List, Value(""), "Other names by which clients may ask for it, in `?ns=` or as the first part of a path."),
     key(Upstream, "hosts", List, Value(""), "Names of Larder itself (the Host header, with or without port) under which this upstream is the default."),
@@ -140,6 +145,8 @@ pub const KEYS: &[Key] = &[
     key(Upstream, "realm", Text, Absent, "The one token server that is asked, whatever the registry's challenge says."),
     key(Upstream, "trusted_redirects", List, Value(""), "Origins (scheme://host[:port]) to which it may redirect though they are private or plain http."),
     key(Upstream, "requests_per_second", Number, Value("50"), "The most requests it is asked in a second."),
+    key(Upstream, "concurrent_requests", Number, Value("100"), "The most requests that wait for the beginning of its answer at a time; more wait for their turn."),
+    key(Upstream, "rate_limit_reserve", Text, Value("10%"), "How much of its limit on pulls is left to what is not cached: a number of pulls, or a share of the limit; 0: nothing."),
 
     key(Tags, "fresh_for", Text, Computed, "As `freshness.tags`, for the tags that the pattern means."),
     key(Tags, "stale_while_revalidate", Text, Computed, "As `freshness.stale_while_revalidate`."),

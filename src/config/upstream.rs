@@ -1,7 +1,7 @@
 //! One upstream: its table, or what is built in, made into what the upstream layer needs. Whether it gets along with the other
 //! upstreams is not decided here.
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::Path;
 
 use rustls::pki_types::CertificateDer;
@@ -12,10 +12,11 @@ use super::address;
 use super::built_in;
 use super::credential;
 use super::error::{Place, Problem};
+use super::reserve::Reserve;
 use super::settings::{Located, Section, SectionReader, Settings};
 use super::value;
 use crate::oci::UpstreamName;
-use crate::util::Secret;
+use crate::util::{Secret, same_party};
 
 /// A registry at the other end.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,13 +24,17 @@ pub struct UpstreamConfig {
     pub name: UpstreamName,
     /// http or https, with neither userinfo nor query nor fragment. A path stands before `/v2/` and has no slash at its end.
     pub url: Url,
+    /// Other places where it is, in the order in which they are asked; as `url` in form, and none of them is `url`.
+    pub endpoints: Vec<Url>,
+    /// Whether nothing is asked of it.
+    pub offline: bool,
     /// Whether names without a registry mean this one.
     pub default: bool,
     /// Other names of it.
     pub aliases: Vec<UpstreamName>,
     /// Values of the `Host` header under which this one is the default, in lower case. One without a port is meant for any port.
     pub hosts: Vec<String>,
-    /// Never there with a `url` or `realm` of plain http, unless that is on this machine.
+    /// Never there with a `url` or `realm` of plain http, unless that is on this machine; nor with such an endpoint that it is for.
     pub credential: Option<Credential>,
     /// Whether clients that do not authenticate may read what `credential` can read. Always true if there is one.
     pub open_to_all: bool,
@@ -39,6 +44,8 @@ pub struct UpstreamConfig {
     pub realm: Option<Url>,
     pub trusted_redirects: Vec<Origin>,
     pub requests_per_second: NonZeroU32,
+    pub concurrent_requests: NonZeroUsize,
+    pub rate_limit_reserve: Reserve,
 }
 
 /// An account at an upstream.
@@ -98,14 +105,20 @@ pub(super) fn read(name: UpstreamName, declared: Option<&Place>, settings: &mut 
     let usual_realm = known.filter(|known| known.url() == url).and_then(|known| known.realm());
     let realm = given_realm.map(|realm| realm.value).or(usual_realm);
 
+    let mut endpoints = section.list("endpoints", address::registry).unwrap_or_default();
+    endpoints.retain(|endpoint| endpoint.value != url);
     let credential = credential::read(&mut section);
     let open_to_all = section.value("open_to_all", value::flag);
     if let Some(credential) = &credential {
         if !open_to_all {
             section.note(credential.place.clone(), Problem::NotOpenToAll);
         }
-        for (key, url, place) in [("url", Some(&url), url_place), ("realm", realm.as_ref(), realm_place)] {
-            if url.is_some_and(|url| url.scheme() == "http" && !address::is_loopback(url)) {
+        let mut receivers = vec![("url", &url, url_place)];
+        receivers.extend(realm.as_ref().map(|realm| ("realm", realm, realm_place)));
+        let trusted = endpoints.iter().filter(|endpoint| same_party(&endpoint.value, &url));
+        receivers.extend(trusted.map(|endpoint| ("endpoints", &endpoint.value, Some(endpoint.place.clone()))));
+        for (key, url, place) in receivers {
+            if url.scheme() == "http" && !address::is_loopback(url) {
                 let place = place.unwrap_or_else(|| credential.place.clone());
                 section.note(place, Problem::CredentialInTheClear(key.to_owned()));
             }
@@ -123,6 +136,8 @@ pub(super) fn read(name: UpstreamName, declared: Option<&Place>, settings: &mut 
     let config = UpstreamConfig {
         name,
         url,
+        endpoints: endpoints.into_iter().map(|endpoint| endpoint.value).collect(),
+        offline: section.value("offline", value::flag),
         default: false,
         aliases,
         hosts,
@@ -132,6 +147,8 @@ pub(super) fn read(name: UpstreamName, declared: Option<&Place>, settings: &mut 
         realm,
         trusted_redirects: trusted.into_iter().map(|origin| origin.value).collect(),
         requests_per_second: section.value("requests_per_second", value::count),
+        concurrent_requests: section.value("concurrent_requests", value::count),
+        rate_limit_reserve: section.value("rate_limit_reserve", value::reserve),
     };
     Outcome::Drafted(Box::new(Draft { config, says_default, alias_places, host_places }))
 }

@@ -9,6 +9,7 @@ use super::LogFormat;
 use super::address::AddressError;
 use super::duration::{self, DurationError};
 use super::freshness::{Failure, Lifetime};
+use super::reserve::{Reserve, ReserveError};
 use super::size::{MaxSize, SizeError};
 use super::suggest::Hint;
 use crate::oci::UpstreamName;
@@ -23,6 +24,8 @@ pub enum ValueError {
     Size { text: String, error: SizeError },
     #[error("{text:?} {error}")]
     Duration { text: String, error: DurationError },
+    #[error("{text:?} {error}")]
+    Reserve { text: String, error: ReserveError },
     #[error("must be longer than nothing")]
     ZeroDuration,
     #[error("{0:?} is longer than {1}, the most it can be")]
@@ -88,6 +91,10 @@ pub(super) fn max_size(text: &str) -> Result<MaxSize, ValueError> {
 pub(super) fn bytes(text: &str) -> Result<u64, ValueError> {
     let bytes = text.parse::<MaxSize>().and_then(MaxSize::bytes);
     bytes.map_err(|error| ValueError::Size { text: text.to_owned(), error })
+}
+
+pub(super) fn reserve(text: &str) -> Result<Reserve, ValueError> {
+    text.parse().map_err(|error| ValueError::Reserve { text: text.to_owned(), error })
 }
 
 pub(super) fn duration(text: &str) -> Result<Duration, ValueError> {

@@ -77,7 +77,8 @@ async fn run(fills: &Fills, fill: &Fill, expected_size: Option<u64>) -> Result<(
         return Ok(());
     }
     // Who waits here for longer than a client does is fetched all the same, for the next one.
-    let _place = fills.place().await;
+    let link = fills.link_to(fill.source());
+    let _place = link.places().take().await;
     let resumed = fills.store().resume(*fill.digest(), expected_size).await;
     let mut size = expected_size;
     if let Some((_, map)) = &resumed {
@@ -114,7 +115,7 @@ async fn run(fills: &Fills, fill: &Fill, expected_size: Option<u64>) -> Result<(
         file: ingest.file(),
         writer: ingest.writer(),
         prefix: Arc::new(Prefix::new(fill.digest().algorithm())),
-        link: fills.link_to(fill.source()),
+        link: Arc::clone(&link),
         ingest: Mutex::new(ingest),
         size: first.size,
         store: fills.store().clone(),
@@ -166,7 +167,7 @@ async fn open_first(
                 fills.resumed(fill);
             }
             // Podman and its kin never ask another host for a blob: a moment's wait saves their pull.
-            Err(FillError::Upstream(UpstreamError::RateLimited { retry_after }))
+            Err(FillError::Upstream(UpstreamError::RateLimited { retry_after, .. }))
                 if !has_waited && retry_after.is_none_or(|after| after <= SHORT_WAIT) =>
             {
                 has_waited = true;

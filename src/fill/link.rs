@@ -1,5 +1,5 @@
-//! What fills share: the connections that they may have beyond the first of each, to one upstream and to all, and the measure of what
-//! an upstream's fills bring together, so that none takes from the others what it seems to gain.
+//! What fills share: their places, the connections that they may have beyond the first of each, to one upstream and to all, and the
+//! measure of what an upstream's fills bring together, so that none takes from the others what it seems to gain.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::places::{Places, SharedPlaces};
 use crate::oci::UpstreamName;
 
 /// One upstream, as the fills that read from it see it.
@@ -14,6 +15,7 @@ pub(super) struct Link {
     received: AtomicU64,
     lanes: AtomicUsize,
     trial: AtomicBool,
+    places: Places,
     extra: Arc<Semaphore>,
     extra_overall: Arc<Semaphore>,
 }
@@ -31,27 +33,42 @@ pub(super) struct Trial(Arc<Link>);
 /// The links to all upstreams that fills have read from.
 pub(super) struct Links {
     links: Mutex<HashMap<UpstreamName, Arc<Link>>>,
+    shared_places: SharedPlaces,
     extra_per_upstream: usize,
     extra_overall: Arc<Semaphore>,
 }
 
 impl Links {
     pub(super) fn new(extra_per_upstream: usize, extra_overall: usize) -> Self {
-        Self { links: Mutex::default(), extra_per_upstream, extra_overall: Arc::new(Semaphore::new(extra_overall)) }
+        Self {
+            links: Mutex::default(),
+            shared_places: SharedPlaces::new(),
+            extra_per_upstream,
+            extra_overall: Arc::new(Semaphore::new(extra_overall)),
+        }
     }
 
     pub(super) fn to(&self, upstream: &UpstreamName) -> Arc<Link> {
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-        let link =
-            links.entry(upstream.clone()).or_insert_with(|| Arc::new(Link::new(self.extra_per_upstream, &self.extra_overall)));
-        Arc::clone(link)
+        Arc::clone(links.entry(upstream.clone()).or_insert_with(|| Arc::new(Link::new(self))))
     }
 }
 
 impl Link {
-    fn new(extra: usize, overall: &Arc<Semaphore>) -> Self {
-        let (received, lanes, trial) = (AtomicU64::new(0), AtomicUsize::new(0), AtomicBool::new(false));
-        Self { received, lanes, trial, extra: Arc::new(Semaphore::new(extra)), extra_overall: Arc::clone(overall) }
+    fn new(links: &Links) -> Self {
+        Self {
+            received: AtomicU64::new(0),
+            lanes: AtomicUsize::new(0),
+            trial: AtomicBool::new(false),
+            places: Places::new(links.shared_places.clone()),
+            extra: Arc::new(Semaphore::new(links.extra_per_upstream)),
+            extra_overall: Arc::clone(&links.extra_overall),
+        }
+    }
+
+    /// The places of fills.
+    pub(super) fn places(&self) -> &Places {
+        &self.places
     }
 
     /// Notes that `bytes` more have arrived.

@@ -169,11 +169,6 @@ impl Mirror {
             place.upstream.origin.ask(question).await
         });
         let result = result.await;
-        if let (Some(prefetch), Some(limit)) =
-            (&self.shared.prefetch, result.as_ref().ok().and_then(|answer| answer.head.rate_limit))
-        {
-            prefetch.note_rate_limit(&place.upstream.name, limit);
-        }
         if matches!(result, Ok(_) | Err(UpstreamError::NotFound)) {
             self.note_answer(&place.upstream.name);
         }

@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use self::allowance::{Promised, RateLimits};
+use self::allowance::Promised;
 use self::platforms::Platforms;
 use super::{ContentKey, MirrorError};
 use crate::fill::FillError;
 use crate::oci::UpstreamName;
-use crate::upstream::{RateLimit, UpstreamError};
+use crate::upstream::UpstreamError;
 use crate::util::Remembered;
 
 /// For how long a manifest is not looked at again whose content was seen to.
@@ -64,7 +64,6 @@ pub trait PrefetchObserver: Send + Sync + 'static {
 pub(super) struct Prefetch {
     observer: Arc<dyn PrefetchObserver>,
     platforms: Platforms,
-    rate_limits: RateLimits,
     promised: Promised,
     running: Mutex<HashSet<ContentKey>>,
     seen_to: Remembered<ContentKey, ()>,
@@ -83,6 +82,8 @@ struct Turn {
 enum Stopped {
     #[error("no image in the index is known to be for the clients of its upstream")]
     NoPlatform,
+    #[error("its upstream cannot be asked: {0}")]
+    Trouble(UpstreamError),
     #[error("its upstream is slow to answer clients")]
     Slow,
     #[error("what is left of its upstream's limit is left to clients")]
@@ -134,7 +135,8 @@ impl Stopped {
             Self::LimitNear => PrefetchOutcome::LimitNear,
             Self::NoRoom => PrefetchOutcome::DiskShort,
             Self::FailedBefore(error) | Self::Blob(error) if error.is_local() => PrefetchOutcome::DiskShort,
-            Self::Slow
+            Self::Trouble(_)
+            | Self::Slow
             | Self::FailedBefore(_)
             | Self::Blob(FillError::Upstream(UpstreamError::Suspended { .. } | UpstreamError::RateLimited { .. })) => {
                 PrefetchOutcome::UpstreamTrouble
@@ -150,18 +152,12 @@ impl Prefetch {
         Self {
             observer,
             platforms: Platforms::new(),
-            rate_limits: RateLimits::default(),
             promised: Promised::default(),
             running: Mutex::default(),
             seen_to: Remembered::new(SEEN_TO, FACTS),
             failures: Remembered::new(REST, FACTS),
             places: Mutex::default(),
         }
-    }
-
-    /// Notes what `upstream` says of its limit.
-    pub(super) fn note_rate_limit(&self, upstream: &UpstreamName, limit: RateLimit) {
-        self.rate_limits.note(upstream, limit);
     }
 
     /// The turn to see to the content of `manifest`. `None` if somebody has it or had it a moment ago, or too many wait already.

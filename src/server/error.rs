@@ -13,7 +13,7 @@ use super::route::RouteError;
 use crate::fill::FillError;
 use crate::mirror::{MirrorError, RoutingError};
 use crate::oci::ErrorCode;
-use crate::upstream::UpstreamError;
+use crate::upstream::{Phase, UpstreamError};
 
 /// An error as a client sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,7 +59,9 @@ impl ApiError {
             headers.insert(CACHE_STATUS, status);
         }
         if let Some(after) = self.retry_after {
-            headers.insert(RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
+            // Rounded up: who comes back too early has come in vain.
+            let seconds = after.as_millis().div_ceil(1000).max(1);
+            headers.insert(RETRY_AFTER, HeaderValue::from(u64::try_from(seconds).unwrap_or(u64::MAX)));
         }
         if self.status == StatusCode::METHOD_NOT_ALLOWED {
             headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -99,7 +101,7 @@ impl From<RoutingError> for ApiError {
 impl From<MirrorError> for ApiError {
     fn from(error: MirrorError) -> Self {
         let (status, code) = match &error {
-            MirrorError::Unknown(what) => (StatusCode::NOT_FOUND, unknown(what)),
+            MirrorError::Unknown(what) | MirrorError::Offline(what) => (StatusCode::NOT_FOUND, unknown(what)),
             MirrorError::Upstream(error) => of_upstream(error),
             MirrorError::Incomplete(UpstreamError::Offline) => (StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown),
             MirrorError::Incomplete(error) if matches!(error.cause(), UpstreamError::RateLimited { .. }) => {
@@ -119,14 +121,15 @@ impl From<MirrorError> for ApiError {
             | MirrorError::Corrupt(_)
             | MirrorError::Broken(_)
             | MirrorError::Throttled { .. }
+            | MirrorError::Offline(_)
             | MirrorError::Cache(_) => None,
         };
         let upstream_status = upstream_status.map(|status| format!("; fwd-status={status}")).unwrap_or_default();
-        Self {
-            retry_after: error.retry_after(),
-            cache_status: Some(format!("larder; fwd=miss{upstream_status}")),
-            ..Self::new(status, code, error.to_string())
-        }
+        let cache_status = match &error {
+            MirrorError::Offline(_) | MirrorError::Incomplete(UpstreamError::Offline) => "larder; detail=offline".to_owned(),
+            _ => format!("larder; fwd=miss{upstream_status}"),
+        };
+        Self { retry_after: error.retry_after(), cache_status: Some(cache_status), ..Self::new(status, code, error.to_string()) }
     }
 }
 
@@ -148,6 +151,8 @@ fn of_upstream(error: &UpstreamError) -> (StatusCode, ErrorCode) {
         UpstreamError::RateLimited { .. } | UpstreamError::Saving { .. } => {
             (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TooManyRequests)
         }
+        // It is Larder that is too busy: it will not be for long.
+        UpstreamError::Timeout { phase: Phase::Queue } => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable),
         UpstreamError::Timeout { .. } => (StatusCode::GATEWAY_TIMEOUT, ErrorCode::Unavailable),
         UpstreamError::Unreachable { .. } => (StatusCode::BAD_GATEWAY, ErrorCode::Unavailable),
         UpstreamError::Status { status: 503 } => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable),

@@ -11,13 +11,14 @@ use std::time::Duration;
 use super::clock::SimulatedClock;
 use super::disk::Mount;
 use super::journal::Journal;
-use super::registry::{Registry, SimulatedOrigin};
+use super::registry::{HEADERS_TIMEOUT, Registry, SimulatedOrigin};
 use super::schedule::{CatalogFate, Schedule};
-use crate::config::{Failures, FreshnessConfig, Lifetime, TagPolicy};
+use crate::config::{Failures, FreshnessConfig, Lifetime, Reserve, TagPolicy};
 use crate::fill::{FillError, Fills, Observer, Source};
 use crate::mirror::{Mirror, Place, PrefetchObserver, PrefetchOutcome, Timing, Upstream, Upstreams};
 use crate::oci::UpstreamName;
 use crate::store::{OpenError, Store, StoreConfig};
+use crate::upstream::{self, Gate, GateConfig, Outcome, RateLimit, Unasked};
 use crate::util::Clock;
 
 /// How long a question to the upstream may take, all told.
@@ -55,6 +56,18 @@ impl Observer for Watcher {
     fn resumed(&self, _: &Source) {}
 
     fn rejected(&self, _: &Source, _: &FillError) {}
+}
+
+impl upstream::Observer for Watcher {
+    fn asked(&self, _: &UpstreamName, _: &'static str, _: &'static str, _: Outcome, _: Duration) {}
+
+    fn received(&self, _: &UpstreamName, _: u64) {}
+
+    fn rate_limit(&self, _: &UpstreamName, _: &RateLimit) {}
+
+    fn unasked(&self, _: &UpstreamName, why: Unasked) {
+        self.journal.note(format_args!("upstream: not asked: {why:?}"));
+    }
 }
 
 impl PrefetchObserver for Watcher {
@@ -137,15 +150,15 @@ pub(super) fn mirror(
     clock: &Arc<SimulatedClock>,
     journal: &Journal,
 ) -> (Mirror, Vec<Place>) {
+    let watcher = Arc::new(Watcher { registry: registry.clone(), journal: journal.clone() });
     let upstream = Arc::new(Upstream {
         name: "docker.io".parse().expect("a name"),
         aliases: Vec::new(),
         hosts: Vec::new(),
         is_anonymous: true,
         official_namespace: None,
-        origin: Arc::new(SimulatedOrigin { registry: registry.clone(), fresh: schedule.fresh }),
+        origin: Arc::new(gate(schedule, registry, Arc::clone(&watcher) as Arc<dyn upstream::Observer>)),
     });
-    let watcher = Arc::new(Watcher { registry: registry.clone(), journal: journal.clone() });
     let fills = Fills::new(store.clone(), schedule.limits, Arc::clone(&watcher) as Arc<dyn Observer>);
     let upstreams = Upstreams::new(vec![Arc::clone(&upstream)], Arc::clone(&upstream));
     let general = TagPolicy {
@@ -166,4 +179,17 @@ pub(super) fn mirror(
     let mirror = Mirror::new(upstreams, store, fills, Arc::clone(clock) as Arc<dyn Clock>, timing, prefetch);
     let place = |(repository, _): &_| Place { upstream: Arc::clone(&upstream), repository: Clone::clone(repository) };
     (mirror, schedule.holdings.iter().map(place).collect())
+}
+
+/// The gate before the registry.
+fn gate(schedule: &Schedule, registry: &Registry, observer: Arc<dyn upstream::Observer>) -> Gate {
+    let config = GateConfig {
+        upstream: "docker.io".parse().expect("a name"),
+        offline: false,
+        reserve: Reserve::Share(10),
+        concurrent_requests: schedule.concurrent_requests,
+        headers_timeout: HEADERS_TIMEOUT,
+    };
+    let origin = Arc::new(SimulatedOrigin { registry: registry.clone(), fresh: schedule.fresh });
+    Gate::new(config, ("simulated".to_owned(), origin), Vec::new(), observer)
 }

@@ -26,7 +26,10 @@ use crate::upstream::{Answer, ContentRange, Head, Method, Origin, Phase, Questio
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long an answer's headers are waited for.
-const HEADERS_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const HEADERS_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// After trouble, the gate looks whether it is over by asking again what it was asked already; by then, it has found out.
+pub(super) const LOOKED_AFTER: Duration = Duration::from_secs(60);
 
 /// What the network and the registry are like.
 #[derive(Clone, Debug)]
@@ -69,6 +72,8 @@ struct State {
     /// Contents of which something wrong was sent.
     tainted: HashSet<Digest>,
     tag_questions: HashMap<String, Instant>,
+    /// When trouble ended.
+    calm_since: Option<Instant>,
 }
 
 /// What was read of one content since the accounts were opened.
@@ -113,6 +118,7 @@ impl Registry {
             accounts: HashMap::new(),
             tainted: HashSet::new(),
             tag_questions: HashMap::new(),
+            calm_since: None,
         };
         Self { shared: Arc::new(Shared { state: Mutex::new(state), journal }) }
     }
@@ -130,12 +136,16 @@ impl Registry {
     /// Takes it down (`Some`; whether it refuses connections or is silent) or back up.
     pub(super) fn set_down(&self, down: Option<bool>) {
         self.shared.journal.note(format_args!("upstream: down: {down:?}"));
-        self.lock().down = down;
+        let mut state = self.lock();
+        state.down = down;
+        state.calm_since = Some(Instant::now());
     }
 
     pub(super) fn end_misfortunes(&self) {
         self.shared.journal.note("upstream: fair weather");
-        self.lock().network.misfortunes = None;
+        let mut state = self.lock();
+        state.network.misfortunes = None;
+        state.calm_since = Some(Instant::now());
     }
 
     pub(super) fn holds(&self, repository: &RepositoryName, digest: &Digest) -> bool {
@@ -156,6 +166,7 @@ impl Registry {
     pub(super) fn settle_accounts(&self) -> Vec<(Digest, Account)> {
         let mut state = self.lock();
         state.tag_questions.clear();
+        state.calm_since = None;
         state.open.clear();
         let mut accounts: Vec<_> = state.accounts.drain().collect();
         accounts.sort_unstable_by_key(|(digest, _)| *digest);
@@ -215,10 +226,11 @@ impl Registry {
         self.lock().tag_questions.insert(text.to_owned(), now).map(|last| now - last)
     }
 
-    /// Whether nothing has gone wrong so far, nor will.
+    /// Whether nothing goes wrong, nor has for so long that nobody cares any more.
     fn is_fair(&self) -> bool {
         let state = self.lock();
-        state.network.misfortunes.is_none() && state.down.is_none()
+        let is_calm = state.calm_since.is_none_or(|since| since.elapsed() >= LOOKED_AFTER);
+        state.network.misfortunes.is_none() && state.down.is_none() && is_calm
     }
 
     async fn answer(

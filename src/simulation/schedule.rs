@@ -1,6 +1,7 @@
 //! What a seed decides before anything runs: which images there are and who has them, who comes when and wants what, and what goes
 //! wrong. What goes wrong with a single answer or a single step on the disk is decided when it comes to it.
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use super::client::{Asked, Client, Errand, Manner};
@@ -18,6 +19,8 @@ const ROOMY: u64 = 1 << 30;
 pub(super) struct Schedule {
     pub(super) network: Network,
     pub(super) limits: Limits,
+    /// How many questions may wait for their answers at a time.
+    pub(super) concurrent_requests: NonZeroUsize,
     /// Whether what a manifest names is fetched before it is asked for.
     pub(super) prefetches: bool,
     /// For how long a tag is fresh.
@@ -114,6 +117,7 @@ impl Schedule {
                 },
                 unread_bytes: *dice.pick(&[0, 50_000, 64 << 20]),
             },
+            concurrent_requests: NonZeroUsize::new(*dice.pick(&[1, 3, 100])).expect("none of them is zero"),
             prefetches: dice.one_in(2),
             fresh: Duration::from_secs(*dice.pick(&[1, 30, 300])),
             max_bytes: if is_tight { dice.within(1000..600_000) } else { ROOMY },

@@ -1,6 +1,7 @@
 //! Metrics in Prometheus' text form. Every series exists from the start, and every label has a closed set of values: never a
 //! repository, a tag, a digest or a client.
 
+mod gates;
 mod levels;
 mod totals;
 
@@ -16,9 +17,11 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+pub use gates::UpstreamLevels;
 pub use levels::Levels;
 pub use totals::{Totals, UpstreamTotals};
 
+use gates::GateMetrics;
 use levels::LevelGauges;
 
 /// Upper bounds of the histograms of durations, in seconds: a cached manifest to a large layer over a slow link.
@@ -57,14 +60,26 @@ pub struct Metrics {
     fills_ended: Family<Labels<1>, Counter>,
     verification_failures: Family<Labels<1>, Counter>,
     prefetches: Family<Labels<2>, Counter>,
+    gates: GateMetrics,
     levels: Mutex<LevelGauges>,
+}
+
+/// The words that other layers have for what they do.
+#[derive(Clone, Debug)]
+pub struct Words {
+    /// For what the cache can do for a request.
+    pub outcomes: Vec<&'static str>,
+    /// For how a prefetch ends.
+    pub prefetch_outcomes: Vec<&'static str>,
+    /// For why an upstream is not asked.
+    pub refusals: Vec<&'static str>,
 }
 
 /// A request that has been answered.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestFacts {
     pub kind: &'static str,
-    /// What the cache did: one of the words that [`Metrics::new`] was given.
+    /// What the cache did: one of [`Words::outcomes`].
     pub cache: &'static str,
     pub status: u16,
     pub bytes: u64,
@@ -92,17 +107,11 @@ impl Metrics {
     /// The media type of [`Metrics::encode`].
     pub const CONTENT_TYPE: &'static str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-    /// Metrics for `upstreams`; `outcomes` are the words for what the cache can do for a request, `prefetch_outcomes` those for how
-    /// a prefetch ends.
-    pub fn new<'a>(
-        version: &'static str,
-        upstreams: impl IntoIterator<Item = &'a str>,
-        outcomes: &[&'static str],
-        prefetch_outcomes: &[&'static str],
-    ) -> Self {
+    /// Metrics for `upstreams`.
+    pub fn new<'a>(version: &'static str, upstreams: impl IntoIterator<Item = &'a str>, words: &Words) -> Self {
         let mut registry = Registry::with_prefix("larder");
         let upstreams: Vec<String> = upstreams.into_iter().map(str::to_owned).collect();
-        let outcomes: Vec<_> = outcomes.iter().copied().chain(["none", "error"]).collect();
+        let outcomes: Vec<_> = words.outcomes.iter().copied().chain(["none", "error"]).collect();
         let seconds: fn() -> Histogram = || Histogram::new(SECONDS);
         let requests = Family::default();
         let responses = Family::default();
@@ -178,6 +187,7 @@ impl Metrics {
             verification_failures.clone(),
         );
         registry.register("prefetches", "Pulled manifests whose content was looked after, by how that ended", prefetches.clone());
+        let gates = GateMetrics::register(&mut registry);
         // Two scrapes at once must not both raise a counter by the same difference.
         let levels = Mutex::new(LevelGauges::register(&mut registry));
         let this = Self {
@@ -201,14 +211,15 @@ impl Metrics {
             fills_ended,
             verification_failures,
             prefetches,
+            gates,
             levels,
         };
-        this.zero(prefetch_outcomes);
+        this.zero(words);
         this
     }
 
     /// Has every series exist before it counts, so that a rate over the first event is not lost.
-    fn zero(&self, prefetch_outcomes: &[&'static str]) {
+    fn zero(&self, words: &Words) {
         for kind in KINDS {
             for outcome in &self.outcomes {
                 let _ = self.requests.get_or_create(&Labels([("kind", kind.into()), ("cache", (*outcome).into())]));
@@ -235,9 +246,10 @@ impl Metrics {
             let _ = self.upstream_duration.get_or_create(&Labels([label()]));
             let _ = self.fill_resumes.get_or_create(&Labels([label()]));
             let _ = self.verification_failures.get_or_create(&Labels([label()]));
-            for outcome in prefetch_outcomes {
+            for outcome in &words.prefetch_outcomes {
                 let _ = self.prefetches.get_or_create(&Labels([label(), ("result", (*outcome).into())]));
             }
+            self.gates.zero(upstream, &words.refusals);
             self.upstream_ratelimit_limit.get_or_create(&Labels([label()])).set(-1);
             self.upstream_ratelimit_remaining.get_or_create(&Labels([label()])).set(-1);
         }
@@ -294,6 +306,16 @@ impl Metrics {
         self.upstream_ratelimit_remaining.get_or_create(&of(upstream)).set(level(remaining));
     }
 
+    /// An upstream was not asked. `reason` is one of [`Words::refusals`].
+    pub fn upstream_unasked(&self, upstream: &str, reason: &'static str) {
+        self.gates.refused(upstream, reason);
+    }
+
+    /// Sets what is read off about an upstream at a scrape.
+    pub fn set_upstream_levels(&self, upstream: &str, levels: UpstreamLevels) {
+        self.gates.set(upstream, levels);
+    }
+
     pub fn fill_joined(&self) {
         self.fill_joins.inc();
     }
@@ -311,7 +333,7 @@ impl Metrics {
         self.verification_failures.get_or_create(&of(upstream)).inc();
     }
 
-    /// `result` is one of the words that [`Metrics::new`] was given.
+    /// `result` is one of [`Words::prefetch_outcomes`].
     pub fn prefetch_ended(&self, upstream: &str, result: &'static str) {
         let labels = Labels([("upstream", upstream.to_owned().into()), ("result", result.into())]);
         self.prefetches.get_or_create(&labels).inc();
@@ -343,7 +365,12 @@ mod tests {
 
     #[test]
     fn every_series_exists_from_the_start_and_counts() {
-        let metrics = Metrics::new("1.0", ["docker.io"], &["hit", "miss"], &["filled", "failed"]);
+        let words = Words {
+            outcomes: vec!["hit", "miss"],
+            prefetch_outcomes: vec!["filled", "failed"],
+            refusals: vec!["offline", "limited"],
+        };
+        let metrics = Metrics::new("1.0", ["docker.io"], &words);
         let has = |line: &str| {
             let text = metrics.encode().unwrap();
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
@@ -353,6 +380,8 @@ mod tests {
         has(r#"larder_verification_failures_total{upstream="docker.io"} 0"#);
         has(r#"larder_upstream_ratelimit_limit{upstream="docker.io"} -1"#);
         has(r#"larder_upstream_ratelimit_remaining{upstream="docker.io"} -1"#);
+        has(r#"larder_upstream_refusals_total{upstream="docker.io",reason="offline"} 0"#);
+        has(r#"larder_upstream_open{upstream="docker.io"} 0"#);
         has(r#"larder_build_info{version="1.0"} 1"#);
         let facts = RequestFacts {
             kind: "blob",
@@ -368,6 +397,9 @@ mod tests {
         metrics.prefetch_ended("docker.io", "filled");
         metrics.upstream_rate_limit("docker.io", Some(100), 76);
         metrics.upstream_rate_limit("docker.io", None, 75);
+        metrics.upstream_unasked("docker.io", "limited");
+        let levels = UpstreamLevels { is_open: true, is_offline: false, limited_seconds: 17 };
+        metrics.set_upstream_levels("docker.io", levels);
         metrics.set_levels(&Levels { evictions: 3, cache_bytes: 7, ..Levels::default() });
         metrics.set_levels(&Levels { evictions: 3, cache_bytes: 5, ..Levels::default() });
         has(r#"larder_requests_total{kind="blob",cache="hit"} 1"#);
@@ -377,6 +409,9 @@ mod tests {
         has(r#"larder_upstream_requests_total{upstream="docker.io",kind="manifest",status="429"} 1"#);
         has(r#"larder_upstream_ratelimit_limit{upstream="docker.io"} 100"#);
         has(r#"larder_upstream_ratelimit_remaining{upstream="docker.io"} 75"#);
+        has(r#"larder_upstream_refusals_total{upstream="docker.io",reason="limited"} 1"#);
+        has(r#"larder_upstream_open{upstream="docker.io"} 1"#);
+        has(r#"larder_upstream_limited_seconds{upstream="docker.io"} 17"#);
         has(r#"larder_prefetches_total{upstream="docker.io",result="filled"} 1"#);
         has(r#"larder_prefetches_total{upstream="docker.io",result="failed"} 0"#);
         has("larder_evictions_total 3");

@@ -4,11 +4,15 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use futures::FutureExt;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
-/// Resolves like the system does and drops every address that is not public. The connection is made to an address that has
+use super::connect;
+use super::resolve::Resolver;
+
+/// Resolves as others do and drops every address that is not public. The connection is made to an address that has
 /// passed, without another look-up in between, so that a name whose addresses change (DNS rebinding) gains nothing.
-pub(super) struct PublicOnly;
+pub(super) struct PublicOnly(pub(super) Resolver);
 
 /// A name has no public address. Found in the source chain of the HTTP client's error.
 #[derive(Debug)]
@@ -18,19 +22,20 @@ pub(super) struct NotPublic {
 
 impl Resolve for PublicOnly {
     fn resolve(&self, name: Name) -> Resolving {
-        let host = name.as_str().to_owned();
-        Box::pin(async move {
-            let found: Vec<_> = tokio::net::lookup_host((host.as_str(), 0)).await?.collect();
-            let public: Addrs = Box::new(only_public(host, found.into_iter())?.into_iter());
+        let resolver = self.0.clone();
+        async move {
+            let found = connect::while_resolving(resolver.addresses(name.as_str())).await?;
+            let public: Addrs = Box::new(only_public(name.as_str(), found.iter().copied())?.into_iter());
             Ok(public)
-        })
+        }
+        .boxed()
     }
 }
 
 /// The public ones among the addresses of `host`.
-fn only_public(host: String, found: impl Iterator<Item = SocketAddr>) -> Result<Vec<SocketAddr>, NotPublic> {
+fn only_public(host: &str, found: impl Iterator<Item = SocketAddr>) -> Result<Vec<SocketAddr>, NotPublic> {
     let public: Vec<_> = found.filter(|address| is_public(address.ip())).collect();
-    if public.is_empty() { Err(NotPublic { host }) } else { Ok(public) }
+    if public.is_empty() { Err(NotPublic { host: host.to_owned() }) } else { Ok(public) }
 }
 
 /// Whether `address` belongs to the public internet, by the IANA special-purpose address registries (RFC 6890). An IPv6 address
@@ -159,14 +164,15 @@ mod tests {
     fn a_rebinding_name_keeps_its_public_addresses_only() {
         let at = |text: &str| -> SocketAddr { text.parse().unwrap() };
         let mixed = [at("127.0.0.1:0"), at("93.184.216.34:0"), at("[::1]:0"), at("169.254.169.254:0")];
-        assert_eq!(only_public("x.example".into(), mixed.into_iter()).unwrap(), [at("93.184.216.34:0")]);
+        assert_eq!(only_public("x.example", mixed.into_iter()).unwrap(), [at("93.184.216.34:0")]);
         let inside = [at("10.0.0.1:0"), at("[::ffff:10.0.0.1]:0")];
-        assert_eq!(only_public("x.example".into(), inside.into_iter()).unwrap_err().host, "x.example");
+        assert_eq!(only_public("x.example", inside.into_iter()).unwrap_err().host, "x.example");
     }
 
     #[tokio::test]
     async fn the_resolver_does_not_give_this_machine_away() {
-        let error = PublicOnly.resolve("localhost".parse().unwrap()).await.err().expect("localhost is not public");
+        let resolver = PublicOnly(Resolver::new(std::time::Duration::from_secs(30)));
+        let error = resolver.resolve("localhost".parse().unwrap()).await.err().expect("localhost is not public");
         assert!(error.is::<NotPublic>(), "{error}");
     }
 

@@ -33,7 +33,7 @@ pub(super) async fn read(wire: &Arc<Wire>, form: Form, hop: &Hop, response: Resp
         return probed(Head::default(), response.headers());
     }
     if status != StatusCode::OK && status != StatusCode::PARTIAL_CONTENT {
-        return Err(failure(form, response).await);
+        return Err(failure(form, hop, response).await);
     }
     check_coding(&hop.url, response.headers())?;
     let mut head = head(response.headers());
@@ -68,16 +68,17 @@ fn probed(head: Head, headers: &HeaderMap) -> Result<Answer, UpstreamError> {
 }
 
 /// What went wrong, by the status.
-async fn failure(form: Form, response: Response) -> UpstreamError {
+async fn failure(form: Form, hop: &Hop, response: Response) -> UpstreamError {
     let status = response.status().as_u16();
+    let by = if hop.reach == Reach::Own { Party::Registry } else { Party::Storage };
     match status {
         404 | 410 => UpstreamError::NotFound,
         401 | 403 => {
             let code = error_code(&wire::small_body(response).await);
-            UpstreamError::Denied { status, by: Party::Registry, code }
+            UpstreamError::Denied { status, by, code }
         }
         416 if matches!(form, Form::GetRange { .. }) => UpstreamError::RangeNotSatisfiable,
-        429 => UpstreamError::RateLimited { retry_after: retry_after(response.headers().get(RETRY_AFTER)) },
+        429 => UpstreamError::RateLimited { retry_after: retry_after(response.headers().get(RETRY_AFTER)), by },
         _ => UpstreamError::Status { status },
     }
 }

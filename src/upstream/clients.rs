@@ -9,8 +9,10 @@ use reqwest::{Client, ClientBuilder};
 use url::Url;
 
 use super::address::PublicOnly;
+use super::connect::ConnectDeadline;
 use super::error::BuildError;
 use super::redirect::{Hop, Reach};
+use super::resolve::Resolver;
 use super::settings::RegistryConfig;
 use super::tls;
 
@@ -42,12 +44,14 @@ impl Clients {
         let failed = |error: reqwest::Error| BuildError::Client(error.without_url().to_string());
         let http2 = tls::config(&config.ca, &["h2", "http/1.1"])?;
         let http1 = tls::config(&config.ca, &["http/1.1"])?;
-        let control = proxies.apply(base(config)).tls_backend_preconfigured(http2).build().map_err(failed)?;
-        let bulk = proxies.apply(base(config)).http1_only().tls_backend_preconfigured(http1.clone()).build().map_err(failed)?;
+        let resolver = Resolver::new(config.resolve_timeout);
+        let own = || proxies.apply(base(config)).dns_resolver(resolver.clone());
+        let control = own().tls_backend_preconfigured(http2).build().map_err(failed)?;
+        let bulk = own().http1_only().tls_backend_preconfigured(http1.clone()).build().map_err(failed)?;
         let foreign = base(config)
             .http1_only()
             .no_proxy()
-            .dns_resolver(PublicOnly)
+            .dns_resolver(PublicOnly(resolver.clone()))
             .tls_backend_preconfigured(http1)
             .build()
             .map_err(failed)?;
@@ -77,7 +81,9 @@ fn base(config: &RegistryConfig) -> ClientBuilder {
         .no_brotli()
         .no_zstd()
         .no_deflate()
-        .connect_timeout(config.connect_timeout)
+        .connector_layer(ConnectDeadline(config.connect_timeout))
+        // This one bounds the whole, and so how much of it one of several addresses may take.
+        .connect_timeout(config.resolve_timeout + config.connect_timeout)
         .pool_max_idle_per_host(IDLE_CONNECTIONS)
         .pool_idle_timeout(IDLE)
         .user_agent(config.user_agent.as_str())

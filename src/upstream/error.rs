@@ -4,6 +4,9 @@
 use std::fmt;
 use std::time::Duration;
 
+/// After how long it is worth to ask again when too many are asking.
+const QUEUE_PAUSE: Duration = Duration::from_secs(1);
+
 /// Why a question has no answer, or why a body ended early. Cheap enough to clone for every waiter.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UpstreamError {
@@ -19,9 +22,13 @@ pub enum UpstreamError {
         /// The first code of an OCI error body, e.g. `DENIED`: upper-case letters and `_` only.
         code: Option<String>,
     },
-    /// 429 from the registry, its token server or its CDN.
-    #[error("the upstream limits the rate of requests{}", .retry_after.map(|after| format!("; it asks to wait {} s", after.as_secs())).unwrap_or_default())]
-    RateLimited { retry_after: Option<Duration> },
+    /// 429, or nothing was asked because of an earlier one.
+    #[error("{by} limits the rate of requests{}", .retry_after.map(|after| format!("; it asks to wait {} s", after.as_secs())).unwrap_or_default())]
+    RateLimited {
+        retry_after: Option<Duration>,
+        /// Whose limit it is: that of [`Party::Storage`] is no matter of the registry.
+        by: Party,
+    },
     /// 416.
     #[error("the upstream has no such range")]
     RangeNotSatisfiable,
@@ -58,9 +65,11 @@ pub enum UpstreamError {
 /// What was being waited for when time ran out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Phase {
-    /// For our own limit on requests per second.
+    /// For our own limits on requests per second, or at a time.
     Queue,
-    /// Name resolution, TCP and TLS together.
+    /// For the addresses of a name.
+    Resolve,
+    /// TCP and TLS together, once an address is known.
     Connect,
     /// From the request to the answer's headers.
     Headers,
@@ -73,8 +82,10 @@ pub enum Phase {
 /// Who of those at the other end it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Party {
-    /// The registry, or where it redirected to.
+    /// The registry.
     Registry,
+    /// Where the registry redirected to: a CDN, an object store.
+    Storage,
     /// The identity provider that the registry's challenge names.
     TokenServer,
 }
@@ -144,11 +155,12 @@ impl UpstreamError {
         }
     }
 
-    /// After how long it is worth to ask again, if anybody told.
+    /// After how long it is worth to ask again, if that can be told.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::RateLimited { retry_after } => *retry_after,
+            Self::RateLimited { retry_after, .. } => *retry_after,
             Self::Suspended { retry_after, .. } => Some(*retry_after),
+            Self::Timeout { phase: Phase::Queue } => Some(QUEUE_PAUSE),
             _ => None,
         }
     }
@@ -174,7 +186,8 @@ impl UpstreamError {
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Queue => "waiting for our own rate limit",
+            Self::Queue => "waiting for its turn by our own limits",
+            Self::Resolve => "looking up its name",
             Self::Connect => "connecting",
             Self::Headers => "waiting for its answer",
             Self::Body => "waiting for more of the body",
@@ -187,6 +200,7 @@ impl fmt::Display for Party {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Registry => "the upstream",
+            Self::Storage => "the upstream's storage",
             Self::TokenServer => "the upstream's token server",
         })
     }

@@ -1,10 +1,11 @@
 //! Which token server an upstream may name. A challenge is the upstream's word, and what is sent to the realm is the operator's
 //! credential: so the realm is pinned by configuration, or it must belong to whoever the upstream belongs to.
 
-use url::{Host, Url};
+use url::Url;
 
 use super::error::Refusal;
 use super::settings::has_userinfo;
+use crate::util::same_party;
 
 /// The URL to ask for a token, given what a challenge says. A pinned realm is taken whatever the challenge says.
 ///
@@ -38,29 +39,12 @@ pub(super) fn trusted(challenged: Option<&str>, upstream: &Url, pinned: Option<&
         if realm.scheme() != "https" {
             return refuse(host, "it is another host and not https");
         }
-        if !same_domain(&realm, upstream) {
+        if !same_party(&realm, upstream) {
             return refuse(host, "it is outside the upstream's domain");
         }
     }
     realm.set_fragment(None);
     Ok(realm)
-}
-
-/// Whether both are names within one registrable domain, i.e. one label below a public suffix.
-fn same_domain(one: &Url, other: &Url) -> bool {
-    match (registrable(one), registrable(other)) {
-        (Some(one), Some(other)) => one == other,
-        _ => false,
-    }
-}
-
-/// The list has suffixes of international names in Unicode only and a URL has them in Punycode: no such name is within a domain.
-fn registrable(url: &Url) -> Option<&str> {
-    let Some(Host::Domain(name)) = url.host() else {
-        return None;
-    };
-    let name = name.strip_suffix('.').unwrap_or(name);
-    if name.split('.').any(|label| label.starts_with("xn--")) { None } else { psl::domain_str(name) }
 }
 
 #[cfg(test)]

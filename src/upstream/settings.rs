@@ -8,7 +8,7 @@ use url::{Host, Url};
 
 use super::error::BuildError;
 use crate::oci::UpstreamName;
-use crate::util::Secret;
+use crate::util::{Secret, same_party};
 
 /// One upstream, as the operator configured it.
 #[derive(Clone, Debug)]
@@ -27,7 +27,9 @@ pub struct RegistryConfig {
     pub ca: Vec<u8>,
     /// The most requests begun per second, tokens and redirects included; bursts are twice that.
     pub requests_per_second: NonZeroU32,
-    /// For name resolution, TCP and TLS together.
+    /// To find the addresses of a name.
+    pub resolve_timeout: Duration,
+    /// For TCP and TLS together, once an address is known.
     pub connect_timeout: Duration,
     /// For each request, from its start until the headers of its answer; also for a whole token exchange.
     pub headers_timeout: Duration,
@@ -37,6 +39,14 @@ pub struct RegistryConfig {
 }
 
 impl RegistryConfig {
+    /// The same registry at another place. Only within the same registrable domain it is asked with the credential, and trusted to
+    /// belong to the same token server.
+    pub fn at(&self, endpoint: Url) -> Self {
+        let (credential, realm) =
+            if same_party(&self.url, &endpoint) { (self.credential.clone(), self.realm.clone()) } else { (None, None) };
+        Self { url: endpoint, credential, realm, ..self.clone() }
+    }
+
     /// Refuses what could only fail, or leak, later.
     pub(super) fn check(&self) -> Result<(), BuildError> {
         let plain_url = |url: &Url| {

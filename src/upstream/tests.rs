@@ -32,6 +32,7 @@ fn config(url: &str) -> RegistryConfig {
         trusted_redirects: Vec::new(),
         ca: Vec::new(),
         requests_per_second: NonZeroU32::new(10_000).unwrap(),
+        resolve_timeout: Duration::from_secs(5),
         connect_timeout: Duration::from_secs(5),
         headers_timeout: Duration::from_secs(10),
         stall_timeout: Duration::from_secs(10),
@@ -99,9 +100,11 @@ impl Observer for Notes {
         *self.received.lock().unwrap() += bytes;
     }
 
-    fn rate_limit(&self, _: &UpstreamName, limit: RateLimit) {
-        self.limits.lock().unwrap().push(limit);
+    fn rate_limit(&self, _: &UpstreamName, limit: &RateLimit) {
+        self.limits.lock().unwrap().push(limit.clone());
     }
+
+    fn unasked(&self, _: &UpstreamName, _: Unasked) {}
 }
 
 /// A registry and its token server in one: `/token` gives `t1`, `t2`, ...; anything else wants one of the tokens in `valid`.

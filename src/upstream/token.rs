@@ -151,7 +151,10 @@ impl Tokens {
         let mut response = self.wire.send(Request { kind: "token", method: Method::GET, hop: &hop, headers }).await?;
         match response.status().as_u16() {
             200 => {}
-            429 => return Err(UpstreamError::RateLimited { retry_after: retry_after(response.headers().get(RETRY_AFTER)) }),
+            429 => {
+                let retry_after = retry_after(response.headers().get(RETRY_AFTER));
+                return Err(UpstreamError::RateLimited { retry_after, by: Party::TokenServer });
+            }
             status @ (408 | 500..) => return Err(UpstreamError::Status { status }),
             status => {
                 let code = error_code(&wire::small_body(response).await);

@@ -13,9 +13,11 @@ use tokio::time::{Instant, timeout};
 
 use super::address::NotPublic;
 use super::clients::{Clients, Proxies};
+use super::connect::ConnectTimedOut;
 use super::error::{BuildError, Phase, Refusal, UpstreamError};
 use super::rate_limit::RateLimit;
 use super::redirect::{Hop, Reach};
+use super::resolve::Unresolved;
 use super::settings::RegistryConfig;
 use super::{Observer, Outcome};
 use crate::oci::UpstreamName;
@@ -81,7 +83,8 @@ impl Wire {
             Ok(response) => {
                 tracing::debug!(upstream = %self.upstream, kind, verb, host, status = outcome.status(), ?took, "asked");
                 if let Some(limit) = RateLimit::of(response.headers()).filter(|_| hop.reach == Reach::Own) {
-                    self.observer.rate_limit(&self.upstream, limit);
+                    tracing::debug!(upstream = %self.upstream, ?limit, "told of its limit");
+                    self.observer.rate_limit(&self.upstream, &limit);
                 }
             }
             Err(error) => tracing::debug!(upstream = %self.upstream, kind, verb, host, %error, ?took, "asked in vain"),
@@ -123,6 +126,12 @@ fn explain(error: reqwest::Error) -> UpstreamError {
     let error = error.without_url();
     if let Some(refused) = sources(&error).find_map(|source| source.downcast_ref::<NotPublic>()) {
         return Refusal::Address { host: refused.host.clone() }.into();
+    }
+    if sources(&error).any(|source| source.is::<ConnectTimedOut>()) {
+        return UpstreamError::Timeout { phase: Phase::Connect };
+    }
+    if sources(&error).any(|source| matches!(source.downcast_ref(), Some(Unresolved::Late))) {
+        return UpstreamError::Timeout { phase: Phase::Resolve };
     }
     match (error.is_connect(), error.is_timeout()) {
         (true, true) => UpstreamError::Timeout { phase: Phase::Connect },

@@ -210,6 +210,7 @@ async fn an_upstream_in_trouble_is_left_alone() {
     until_ended(&larder, &[("upstream-trouble", 1)]).await;
     assert_eq!(larder.metrics().await.fills("failed"), 0.0);
     hub.resume().await.unwrap();
+    larder.until_asking().await;
     assert_eq!(pull(&larder, NAME, TAG).await, image.manifest().digest.as_str());
 }
 

@@ -87,23 +87,25 @@ async fn whatever_keeps_the_upstream_from_answering_the_cached_manifest_is_serve
     let mut larder = Larder::with(&hub, "freshness.tags = '0s'\n timeouts.headers = '1s'").await;
     pull(&larder, NAME, TAG).await;
     let heads = || Fault::on(Listener::Registry).method("HEAD").path_contains("/manifests/");
-    for (fault, status) in [
-        (heads().answer(429, &[("Retry-After", "60")], ""), "larder; fwd=stale; fwd-status=429; detail=stale-rate-limited"),
-        (heads().status(500), "larder; fwd=stale; fwd-status=500; detail=stale-server-error"),
-        (heads().status(503), "larder; fwd=stale; fwd-status=503; detail=stale-server-error"),
-        (heads().status(401), "larder; fwd=stale; fwd-status=401; detail=stale-denied"),
-        (heads().status(403), "larder; fwd=stale; fwd-status=403; detail=stale-denied"),
-        (heads().close(), "larder; fwd=stale; detail=stale-server-error"),
-        (heads().reset(), "larder; fwd=stale; detail=stale-server-error"),
-        (heads().hold(), "larder; fwd=stale; detail=stale-timeout"),
-        (heads().redirect("http://169.254.169.254/"), "larder; fwd=stale; detail=stale-refused"),
+    for (fault, status, detail) in [
+        (heads().answer(429, &[("Retry-After", "60")], ""), "; fwd-status=429", "stale-rate-limited"),
+        (heads().status(500), "; fwd-status=500", "stale-server-error"),
+        (heads().status(503), "; fwd-status=503", "stale-server-error"),
+        (heads().status(401), "; fwd-status=401", "stale-denied"),
+        (heads().status(403), "; fwd-status=403", "stale-denied"),
+        (heads().close(), "", "stale-server-error"),
+        (heads().reset(), "", "stale-server-error"),
+        (heads().hold(), "", "stale-timeout"),
+        (heads().redirect("http://169.254.169.254/"), "", "stale-refused"),
     ] {
         // What the last upstream's trouble was is not remembered across a restart.
         larder.restart().await;
         let fault = hub.fault(fault);
         for method in ["GET", "HEAD"] {
             let answer = larder.ask(method, &manifest(TAG), &[]).await;
-            assert_eq!((answer.status(), answer.cache_status()), (200, status), "{method}");
+            // Once the upstream is left alone there is no status of its to tell.
+            let told = answer.cache_status().replace(status, "");
+            assert_eq!((answer.status(), told), (200, format!("larder; fwd=stale; detail={detail}")), "{method}");
             assert_eq!(answer.header("docker-content-digest"), Some(image.manifest().digest.as_str()));
         }
         assert!(fault.fired() >= 1);
@@ -113,6 +115,7 @@ async fn whatever_keeps_the_upstream_from_answering_the_cached_manifest_is_serve
     larder.restart().await;
     assert_eq!(larder.get(manifest(TAG)).await.cache_status(), "larder; fwd=stale; detail=stale-unreachable");
     hub.resume().await.unwrap();
+    larder.until_asking().await;
     // Who asks first after the trouble is still served at once, and sets off the question that ends it.
     until_healed(&larder, |answer| answer.cache_status() == "larder; fwd=stale; fwd-status=200; detail=revalidated").await;
 }
@@ -152,7 +155,7 @@ async fn an_error_is_told_as_what_it_is() {
     let image = image(108, &[1_000]);
     let layer = image.layers()[0].digest();
     let hub = hub_with(&image).await;
-    let larder = Larder::with(&hub, "freshness.missing = '0s'\n timeouts.headers = '1s'").await;
+    let mut larder = Larder::with(&hub, "freshness.missing = '0s'\n timeouts.headers = '1s'").await;
     let all = || Fault::on(Listener::Registry);
     for (fault, status, code) in [
         (all().answer(429, &[("Retry-After", "7")], "slow down"), 503, "TOOMANYREQUESTS"),
@@ -164,18 +167,21 @@ async fn an_error_is_told_as_what_it_is() {
         (all().close(), 502, "UNAVAILABLE"),
         (all().hold(), 504, "UNAVAILABLE"),
     ] {
+        // What the last upstream's trouble was is not remembered across a restart.
+        larder.restart().await;
         let fault = hub.fault(fault);
         for target in [manifest(TAG), manifest(&image.manifest().digest), format!("/v2/{NAME}/blobs/{layer}")] {
             let answer = larder.get(&target).await;
             assert_eq!(answer.error(), (status, code.to_owned()), "{target}");
-            let retry_after = (code == "TOOMANYREQUESTS").then_some("7");
-            assert_eq!(answer.header("retry-after"), retry_after);
+            let retry_after = answer.header("retry-after").map_or(0, |seconds| seconds.parse::<u64>().unwrap());
+            assert!((1..=7).contains(&retry_after) || code != "TOOMANYREQUESTS", "{retry_after}");
             let head = larder.head(&target).await;
             assert_eq!((head.status(), head.header("docker-distribution-api-version")), (status, Some("registry/2.0")));
         }
-        assert!(fault.fired() >= 6);
+        assert!(fault.fired() >= 1);
         hub.clear_faults();
     }
+    larder.restart().await;
     assert_eq!(pull(&larder, NAME, TAG).await, image.manifest().digest.as_str());
 }
 
@@ -227,11 +233,13 @@ async fn a_stale_manifest_is_refused_while_its_image_is_incomplete() {
     hub.stop_listening().await;
     assert_eq!(larder.get(manifest(TAG)).await.error(), (503, "UNAVAILABLE".to_owned()));
     hub.resume().await.unwrap();
-    let limit = Fault::on(Listener::Registry).method("HEAD").answer(429, &[("Retry-After", "9")], "");
+    larder.until_asking().await;
+    let limit = Fault::on(Listener::Registry).method("HEAD").answer(429, &[("Retry-After", "3")], "");
     hub.fault(limit);
     let refused = larder.get(manifest(TAG)).await;
-    assert_eq!((refused.error(), refused.header("retry-after")), ((503, "TOOMANYREQUESTS".to_owned()), Some("9")));
+    assert_eq!((refused.error(), refused.header("retry-after")), ((503, "TOOMANYREQUESTS".to_owned()), Some("3")));
     hub.clear_faults();
+    larder.until_asking().await;
     pull(&larder, NAME, TAG).await;
     hub.stop_listening().await;
     assert_eq!(pull(&larder, NAME, TAG).await, image.manifest().digest.as_str());

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use futures::StreamExt;
 use futures::stream;
 
+use super::allowance::is_near;
 use super::{FILLS_PER_UPSTREAM, Prefetch, PrefetchOutcome, Stopped, Turn};
 use crate::fill::{FillError, Joined};
 use crate::mirror::{Caller, ContentKey, ManifestAnswer, Mirror, Place};
@@ -136,16 +137,19 @@ impl Mirror {
     /// Whether there is a reason not to ask the upstream for what nobody waits for.
     fn may_ask(&self, prefetch: &Prefetch, place: &Place) -> Result<(), Stopped> {
         let upstream = &place.upstream.name;
+        if let Some(cause) = place.upstream.origin.refusal() {
+            return Err(Stopped::Trouble(cause));
+        }
         if self.is_slow(upstream) {
             return Err(Stopped::Slow);
         }
         if let Some(error) = prefetch.failures.get(upstream) {
             return Err(Stopped::FailedBefore(error));
         }
-        if prefetch.rate_limits.is_near(upstream) {
+        if place.upstream.origin.rate_limit().is_some_and(|limit| is_near(&limit)) {
             return Err(Stopped::LimitNear);
         }
-        if !self.shared.fills.has_places_to_spare() {
+        if !self.shared.fills.has_places_to_spare(upstream) {
             return Err(Stopped::Busy);
         }
         Ok(())

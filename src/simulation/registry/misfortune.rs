@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::simulation::dice::Dice;
-use crate::upstream::{Method, Question, Target, UpstreamError};
+use crate::upstream::{Method, Party, Question, Target, UpstreamError};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Misfortune {
@@ -89,7 +89,7 @@ impl Misfortune {
             2 => UpstreamError::NotFound,
             3 => UpstreamError::denied(401),
             4 => UpstreamError::denied(403),
-            5 => UpstreamError::RateLimited { retry_after },
+            5 => UpstreamError::RateLimited { retry_after, by: Party::Registry },
             6 => UpstreamError::RangeNotSatisfiable,
             7 | 8 => UpstreamError::Status { status: *dice.pick(&[400, 405, 500, 502, 503, 504]) },
             9 => UpstreamError::Broken { reason: "the connection was cut".to_owned() },

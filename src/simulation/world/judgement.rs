@@ -12,10 +12,11 @@ use crate::oci::{Algorithm, Digest, Reference};
 use crate::simulation::client::{Manner, Site, Unserved, Visit};
 use crate::simulation::disk::{Stop, Trouble};
 use crate::simulation::library::{LIBRARY, short};
+use crate::simulation::registry::LOOKED_AFTER;
 use crate::simulation::schedule::Tagging;
 use crate::store::PartMap;
 
-/// After this, nothing is remembered any more of what went wrong: neither by the mirror nor by the fills.
+/// After this, nothing is remembered any more of what went wrong: neither by the mirror nor by the fills. The gate has looked before.
 const FORGOTTEN: Duration = Duration::from_secs(301);
 
 /// How long fills that nobody waits for may take to end, in fair weather.
@@ -28,7 +29,7 @@ impl World {
         self.registry.end_misfortunes();
         self.registry.set_down(None);
         self.disk.set_trouble(Trouble::default());
-        sleep(FORGOTTEN.max(self.schedule.fresh)).await;
+        sleep(FORGOTTEN.max(self.schedule.fresh) + LOOKED_AFTER).await;
         self.pull_everything(site, "after all went well again", true).await;
 
         let store = site.mirror.store();

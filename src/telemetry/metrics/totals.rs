@@ -22,9 +22,6 @@ pub struct UpstreamTotals {
     pub received_bytes: u64,
     /// By kind and by class of status, those that there were.
     pub requests: BTreeMap<&'static str, BTreeMap<&'static str, u64>>,
-    /// Pulls that it last said it allows in a window, and that are left of them.
-    pub rate_limit: Option<u64>,
-    pub rate_limit_remaining: Option<u64>,
     /// Contents whose bytes were not what they should have been.
     pub verification_failures: u64,
 }
@@ -56,13 +53,9 @@ impl Metrics {
                 }
             }
         }
-        // Negative while the upstream has said nothing.
-        let level = |level: i64| u64::try_from(level).ok();
         UpstreamTotals {
             received_bytes: self.upstream_bytes.get_or_create(&of(name)).get(),
             requests,
-            rate_limit: level(self.upstream_ratelimit_limit.get_or_create(&of(name)).get()),
-            rate_limit_remaining: level(self.upstream_ratelimit_remaining.get_or_create(&of(name)).get()),
             verification_failures: self.verification_failures.get_or_create(&of(name)).get(),
         }
     }
@@ -73,11 +66,12 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::telemetry::RequestFacts;
+    use crate::telemetry::{RequestFacts, Words};
 
     #[test]
     fn what_is_counted_is_summed_up() {
-        let metrics = Metrics::new("1.0", ["docker.io", "quay.io"], &["hit", "miss"], &[]);
+        let words = Words { outcomes: vec!["hit", "miss"], prefetch_outcomes: Vec::new(), refusals: Vec::new() };
+        let metrics = Metrics::new("1.0", ["docker.io", "quay.io"], &words);
         for (kind, cache, bytes) in [("blob", "hit", 7), ("manifest", "hit", 5), ("blob", "miss", 1), ("version", "none", 2)] {
             let no_time = Duration::ZERO;
             let facts =
@@ -87,15 +81,12 @@ mod tests {
         metrics.upstream_asked("docker.io", "blob", 200, Duration::ZERO);
         metrics.upstream_asked("docker.io", "blob", 429, Duration::ZERO);
         metrics.upstream_received("docker.io", 3);
-        metrics.upstream_rate_limit("docker.io", Some(100), 99);
         let totals = metrics.totals();
         assert_eq!(totals.outcomes, BTreeMap::from([("hit", 2), ("miss", 1), ("none", 0), ("error", 0)]));
         assert_eq!(totals.sent_bytes, 13);
         let docker = UpstreamTotals {
             received_bytes: 3,
             requests: BTreeMap::from([("blob", BTreeMap::from([("2xx", 1), ("429", 1)]))]),
-            rate_limit: Some(100),
-            rate_limit_remaining: Some(99),
             verification_failures: 0,
         };
         assert_eq!(totals.upstreams["docker.io"], docker);

@@ -44,6 +44,7 @@ async fn the_headers_that_matter_are_read_and_the_others_are_not() {
             .header("warning", "299 - \"deprecated\"")
             .header("ratelimit-limit", "100;w=21600")
             .header("ratelimit-remaining", "76;w=21600")
+            .header("docker-ratelimit-source", "192.0.2.7")
             .body(CONTENT),
         _ => Reply::new(200)
             .header("content-type", "nonsense")
@@ -54,7 +55,12 @@ async fn the_headers_that_matter_are_read_and_the_others_are_not() {
     let notes = Arc::new(Notes::default());
     let registry = registry_seen_by(config(&server.url()), Arc::clone(&notes));
     let (head, body) = fetch(&registry, manifest("good")).await.unwrap();
-    let limit = RateLimit { limit: Some(100), remaining: 76, window: Some(Duration::from_secs(21_600)) };
+    let limit = RateLimit {
+        limit: Some(100),
+        remaining: 76,
+        window: Some(Duration::from_secs(21_600)),
+        source: Some("192.0.2.7".to_owned()),
+    };
     let expected = Head {
         content_length: Some(10),
         content_type: Some(MediaType::OCI_INDEX.parse().unwrap()),
@@ -63,21 +69,22 @@ async fn the_headers_that_matter_are_read_and_the_others_are_not() {
         link: Some("</v2/x/tags/list?last=b>; rel=\"next\"".to_owned()),
         filters_applied: Some("artifactType".to_owned()),
         warning: Some("299 - \"deprecated\"".to_owned()),
-        rate_limit: Some(limit),
+        rate_limit: Some(limit.clone()),
     };
     assert_eq!((head, body.as_slice()), (expected.clone(), CONTENT));
     let asked = Question { method: Method::Head, ..manifest("good") };
     assert_eq!(fetch(&registry, asked).await.unwrap(), (expected, Vec::new()));
     assert_eq!(fetch(&registry, manifest("bad")).await.unwrap(), (Head::default(), CONTENT.to_vec()));
     assert_eq!(*notes.received.lock().unwrap(), 20);
-    assert_eq!(*notes.limits.lock().unwrap(), [limit, limit]);
+    assert_eq!(*notes.limits.lock().unwrap(), [limit.clone(), limit]);
     assert_eq!(*notes.asked.lock().unwrap(), [("manifest", "GET", 200), ("manifest", "HEAD", 200), ("manifest", "GET", 200)]);
 }
 
 #[tokio::test]
 async fn statuses_become_errors_that_say_what_they_are() {
     let date = httpdate::fmt_http_date(std::time::SystemTime::now() + Duration::from_secs(3600));
-    let limited = |seconds: u64| UpstreamError::RateLimited { retry_after: Some(Duration::from_secs(seconds)) };
+    let limited =
+        |seconds: u64| UpstreamError::RateLimited { retry_after: Some(Duration::from_secs(seconds)), by: Party::Registry };
     for (status, retry_after, expected, transient) in [
         (404, "", UpstreamError::NotFound, false),
         (410, "", UpstreamError::NotFound, false),
@@ -92,8 +99,8 @@ async fn statuses_become_errors_that_say_what_they_are() {
         (429, "17", limited(17), false),
         (429, "99999999999", limited(86_400), false),
         (429, "Thu, 01 Jan 1970 00:00:00 GMT", limited(0), false),
-        (429, "880µs, allowed: 44000/minute", UpstreamError::RateLimited { retry_after: None }, false),
-        (429, "", UpstreamError::RateLimited { retry_after: None }, false),
+        (429, "880µs, allowed: 44000/minute", UpstreamError::RateLimited { retry_after: None, by: Party::Registry }, false),
+        (429, "", UpstreamError::RateLimited { retry_after: None, by: Party::Registry }, false),
     ] {
         let server = serve(move |_| Reply::new(status).header("retry-after", retry_after));
         let error = fetch_error(&registry(config(&server.url())), manifest("a/b")).await;
@@ -102,7 +109,7 @@ async fn statuses_become_errors_that_say_what_they_are() {
     }
     let server = serve(move |_| Reply::new(429).header("retry-after", &date));
     let error = fetch_error(&registry(config(&server.url())), manifest("a/b")).await;
-    let UpstreamError::RateLimited { retry_after: Some(after) } = error else { panic!("{error}") };
+    let UpstreamError::RateLimited { retry_after: Some(after), by: Party::Registry } = error else { panic!("{error}") };
     assert!((3500..=3600).contains(&after.as_secs()), "{after:?}");
 }
 

@@ -205,9 +205,22 @@ async fn a_cdn_that_always_refuses_is_asked_twice() {
     let target = cdn.url();
     let server = serve(move |_| Reply::redirect(307, &target));
     let registry = registry(trusting(with_credential(config(&server.url())), &[&cdn]));
-    assert_eq!(fetch_error(&registry, blob(Method::Get)).await, UpstreamError::denied(403));
+    let denied = UpstreamError::Denied { status: 403, by: Party::Storage, code: None };
+    assert_eq!(fetch_error(&registry, blob(Method::Get)).await, denied);
     assert_eq!((server.seen().len(), cdn.seen().len()), (2, 2));
     assert!(cdn.seen().iter().all(|seen| seen.header("authorization").is_none()));
+}
+
+#[tokio::test]
+async fn the_limits_of_a_cdn_are_its_own() {
+    let cdn = serve_on(CDN, None, |_| Reply::new(429).header("retry-after", "7").header("ratelimit-remaining", "0"));
+    let target = cdn.url();
+    let server = serve(move |_| Reply::redirect(307, &target));
+    let notes = Arc::new(Notes::default());
+    let registry = registry_seen_by(trusting(config(&server.url()), &[&cdn]), Arc::clone(&notes));
+    let limited = UpstreamError::RateLimited { retry_after: Some(Duration::from_secs(7)), by: Party::Storage };
+    assert_eq!(fetch_error(&registry, blob(Method::Get)).await, limited);
+    assert!(notes.limits.lock().unwrap().is_empty());
 }
 
 #[tokio::test]

@@ -94,7 +94,7 @@ async fn what_is_wrong_with_the_token_server_is_said_as_it_is() {
         (Box::new(|| Reply::new(503)), UpstreamError::Status { status: 503 }),
         (
             Box::new(|| Reply::new(429).header("retry-after", "7")),
-            UpstreamError::RateLimited { retry_after: Some(Duration::from_secs(7)) },
+            UpstreamError::RateLimited { retry_after: Some(Duration::from_secs(7)), by: Party::TokenServer },
         ),
         (Box::new(|| Reply::new(401)), denied(401)),
         (Box::new(|| Reply::new(403)), denied(403)),

@@ -215,6 +215,12 @@ impl Larder {
         }
     }
 
+    /// Waits until Docker Hub is asked again, after it was left alone.
+    pub(crate) async fn until_asking(&self) {
+        let series = ["upstream_open", "upstream_limited_seconds"].map(|name| format!("{name}{{upstream=\"docker.io\"}}"));
+        self.until(|metrics| series.iter().all(|series| metrics.get(series) == 0.0)).await;
+    }
+
     /// Waits until nothing is in flight. A client has the last byte of a blob a moment before the blob is at rest.
     pub(crate) async fn until_idle(&self) {
         self.until(|metrics| metrics.get("fills_in_flight") == 0.0).await;

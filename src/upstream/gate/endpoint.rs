@@ -1,0 +1,299 @@
+//! One place where an upstream is asked: how questions to it end is noted, and while it does not answer or has asked not to be asked,
+//! it is left alone. It never asks twice, and it chooses nothing: which endpoint is asked is the gate's decision.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::{Either, select};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::breaker::{Breaker, Change, Opening, Verdict};
+use super::budget::Budget;
+use super::standing::{EndpointStanding, EndpointState};
+use crate::config::Reserve;
+use crate::oci::UpstreamName;
+use crate::upstream::error::{Party, Phase, UpstreamError};
+use crate::upstream::{Answer, Method, Origin, Question, RateLimit, Target};
+
+/// The part of its deadline that a question must have waited for its abandonment to say something of the endpoint. So long does an
+/// endpoint have, too, when there is another one to ask.
+const TELLING_PART: u32 = 3;
+
+/// See the module.
+pub(super) struct Endpoint {
+    upstream: UpstreamName,
+    host: String,
+    origin: Arc<dyn Origin>,
+    /// The most that one question takes.
+    deadline: Duration,
+    state: Mutex<State>,
+    /// Is told whenever the endpoint begins to be left alone.
+    shut: Arc<Notify>,
+}
+
+struct State {
+    breaker: Breaker,
+    budget: Budget,
+    /// The last question that had a good answer, for looks at an endpoint that fails.
+    answered: Option<Question>,
+}
+
+/// A question under way.
+struct Asked {
+    endpoint: Arc<Endpoint>,
+    question: Question,
+    opening: Opening,
+    at: Instant,
+    has_ended: bool,
+}
+
+/// What a look at the endpoint has shown.
+enum Found {
+    /// What failed has an answer now, or fails in a way that says nothing of the endpoint.
+    Answers,
+    /// What failed does so again, and something else has an answer.
+    AnswersOthers,
+    Fails(UpstreamError),
+}
+
+impl Endpoint {
+    pub(super) fn new(
+        upstream: UpstreamName,
+        host: String,
+        origin: Arc<dyn Origin>,
+        deadline: Duration,
+        shut: Arc<Notify>,
+    ) -> Arc<Self> {
+        let state = State { breaker: Breaker::new(), budget: Budget::default(), answered: None };
+        Arc::new(Self { upstream, host, origin, deadline, state: Mutex::new(state), shut })
+    }
+
+    /// Why the endpoint is not asked at the moment, if it is not.
+    pub(super) fn refusal(&self) -> Option<UpstreamError> {
+        let state = self.lock();
+        let now = Instant::now();
+        if let Some(rest) = state.budget.pause(now) {
+            return Some(UpstreamError::RateLimited { retry_after: Some(rest), by: Party::Registry });
+        }
+        state.breaker.open().map(|open| UpstreamError::Suspended {
+            cause: Box::new(open.cause.clone()),
+            retry_after: open.look_at.saturating_duration_since(now),
+        })
+    }
+
+    /// Asks, whatever [`Endpoint::refusal`] says, and notes how that ends. `has_next` says that somebody else can be asked.
+    pub(super) async fn ask(self: &Arc<Self>, question: Question, has_next: bool) -> Result<Answer, UpstreamError> {
+        let asked = Asked {
+            endpoint: Arc::clone(self),
+            question: question.clone(),
+            opening: self.lock().breaker.opening(),
+            at: Instant::now(),
+            has_ended: false,
+        };
+        let asking = self.origin.ask(question);
+        let result = match has_next {
+            false => asking.await,
+            true => timeout(self.telling(), asking).await.unwrap_or_else(|_| Err(late())),
+        };
+        asked.end(result)
+    }
+
+    /// The limit as the endpoint last told it, while that is believed.
+    pub(super) fn rate_limit(&self) -> Option<RateLimit> {
+        self.lock().budget.told(Instant::now()).cloned()
+    }
+
+    /// How many pulls are left, if these are to be saved.
+    pub(super) fn saved(&self, reserve: Reserve) -> Option<u64> {
+        self.lock().budget.saved(reserve, Instant::now())
+    }
+
+    pub(super) fn standing(&self) -> EndpointStanding {
+        let state = self.lock();
+        let now = Instant::now();
+        EndpointStanding {
+            host: self.host.clone(),
+            state: match state.breaker.open() {
+                None => EndpointState::Answers,
+                Some(open) => EndpointState::Suspended {
+                    since: now - open.since,
+                    cause: open.cause.clone(),
+                    next_look: open.look_at.saturating_duration_since(now),
+                },
+            },
+            limited_for: state.budget.pause(now),
+            rate_limit: state.budget.told(now).cloned(),
+        }
+    }
+
+    /// How long a question must have waited for its abandonment to be a failure.
+    fn telling(&self) -> Duration {
+        self.deadline / TELLING_PART
+    }
+
+    /// Notes how a question ended. What a 429 leaves open is said in the result.
+    fn note(self: &Arc<Self>, asked: &Asked, result: Result<Answer, UpstreamError>) -> Result<Answer, UpstreamError> {
+        let result = self.note_limits(result);
+        let now = Instant::now();
+        let mut state = self.lock();
+        if result.is_ok() {
+            state.answered = Some(asked.question.clone());
+        }
+        let change = match (Verdict::of(&result), &result) {
+            (Verdict::Answers, _) => state.breaker.answers(now),
+            (verdict @ (Verdict::Fails | Verdict::IsUnreachable), Err(cause)) => {
+                state.breaker.fails(asked.opening, verdict == Verdict::IsUnreachable, cause, now)
+            }
+            (Verdict::Nothing | Verdict::Fails | Verdict::IsUnreachable, _) => None,
+        };
+        drop(state);
+        match (change, &result) {
+            (Some(Change::Opened(opening)), Err(cause)) => self.opened(opening, &asked.question, cause),
+            (Some(Change::Closed(after)), _) => self.closed(after),
+            _ => {}
+        }
+        result
+    }
+
+    /// Notes what an answer says of limits. A CDN's are no matter of the registry.
+    fn note_limits(&self, result: Result<Answer, UpstreamError>) -> Result<Answer, UpstreamError> {
+        let now = Instant::now();
+        let (limited, result) = match result {
+            Ok(answer) => {
+                if let Some(limit) = &answer.head.rate_limit {
+                    self.lock().budget.note(limit.clone(), now);
+                }
+                return Ok(answer);
+            }
+            Err(UpstreamError::RateLimited { retry_after, by: by @ (Party::Registry | Party::TokenServer) }) => {
+                let budget = &mut self.lock().budget;
+                let limited = budget.limit(retry_after, now);
+                (limited, UpstreamError::RateLimited { retry_after: budget.pause(now).or(retry_after), by })
+            }
+            Err(error) => return Err(error),
+        };
+        if let Some(pause) = limited {
+            tracing::warn!(upstream = %self.upstream, host = self.host, seconds = pause.as_secs(), "the upstream limits the rate of requests; nothing is asked of it for so long");
+            self.shut.notify_waiters();
+        }
+        Err(result)
+    }
+
+    fn opened(self: &Arc<Self>, opening: Opening, question: &Question, cause: &UpstreamError) {
+        tracing::warn!(upstream = %self.upstream, host = self.host, error = %cause, "the upstream does not answer; it is left alone until it does");
+        self.shut.notify_waiters();
+        // Without a runtime the process is about to end.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(look_after(Arc::downgrade(self), opening, question.clone()));
+        }
+    }
+
+    fn closed(&self, after: Duration) {
+        tracing::info!(upstream = %self.upstream, host = self.host, ?after, "the upstream answers again");
+    }
+
+    /// When to look at the endpoint again after this `opening`; `None` if there is no need any more.
+    fn next_look(&self, opening: Opening) -> Option<Instant> {
+        let state = self.lock();
+        let at = state.breaker.look_at(opening)?;
+        let now = Instant::now();
+        Some(at.max(now + state.budget.pause(now).unwrap_or_default()))
+    }
+
+    /// Looks whether `question`, which failed, has an answer now, and whether another one has that had one before.
+    async fn look(&self, question: &Question) -> Found {
+        let ask = |question: Question| {
+            let asking = timeout(self.deadline, self.origin.ask(cheaply(&question)));
+            let asking = asking.map(|result| self.note_limits(result.unwrap_or_else(|_| Err(late()))));
+            // A body is dropped.
+            asking.map(|result| result.map(|_| ())).boxed()
+        };
+        let known = self.lock().answered.clone().filter(|known| cheaply(known) != cheaply(question));
+        let failed = ask(question.clone());
+        let (failed, known) = match known.map(ask) {
+            None => (failed.await, None),
+            Some(known) => match select(failed, known).await {
+                Either::Left((result, _)) if !Verdict::of(&result).is_failure() => return Found::Answers,
+                Either::Left((result, known)) => (result, Some(known.await)),
+                Either::Right((known, failed)) => (failed.await, Some(known)),
+            },
+        };
+        match failed {
+            result if !Verdict::of(&result).is_failure() => Found::Answers,
+            _ if known.is_some_and(|known| Verdict::of(&known) == Verdict::Answers) => Found::AnswersOthers,
+            Err(error) => Found::Fails(error),
+            Ok(()) => Found::Answers,
+        }
+    }
+
+    fn note_look(&self, opening: Opening, found: Found) {
+        let now = Instant::now();
+        let mut state = self.lock();
+        if state.breaker.look_at(opening).is_none() {
+            return;
+        }
+        let change = match found {
+            Found::Answers => state.breaker.answers(now),
+            Found::AnswersOthers => state.breaker.answers_others(now),
+            Found::Fails(cause) => {
+                state.breaker.still_fails(opening, &cause, now);
+                None
+            }
+        };
+        drop(state);
+        if let Some(Change::Closed(after)) = change {
+            self.closed(after);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Looks at an endpoint from time to time until it answers, or nobody has it any more.
+async fn look_after(endpoint: Weak<Endpoint>, opening: Opening, question: Question) {
+    loop {
+        let Some(at) = endpoint.upgrade().and_then(|endpoint| endpoint.next_look(opening)) else { return };
+        if at > Instant::now() {
+            sleep_until(at).await;
+            continue;
+        }
+        let Some(endpoint) = endpoint.upgrade() else { return };
+        let found = endpoint.look(&question).await;
+        endpoint.note_look(opening, found);
+    }
+}
+
+/// The same question, for who does not want the content.
+fn cheaply(question: &Question) -> Question {
+    let method = match question.target {
+        Target::Manifest(_) | Target::Blob(_) => Method::Head,
+        Target::Tags { .. } | Target::Referrers { .. } => Method::Get,
+    };
+    Question { method, ..question.clone() }
+}
+
+/// No answer came while somebody waited for it.
+fn late() -> UpstreamError {
+    UpstreamError::Timeout { phase: Phase::Headers }
+}
+
+impl Asked {
+    fn end(mut self, result: Result<Answer, UpstreamError>) -> Result<Answer, UpstreamError> {
+        self.has_ended = true;
+        self.endpoint.note(&self, result)
+    }
+}
+
+/// Whoever asked waits no longer.
+impl Drop for Asked {
+    fn drop(&mut self) {
+        if !self.has_ended && self.at.elapsed() >= self.endpoint.telling() {
+            // It is an error that is noted, and comes back.
+            let _ = self.endpoint.note(self, Err(late()));
+        }
+    }
+}
