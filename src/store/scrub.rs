@@ -126,7 +126,8 @@ impl Scrubber {
         self.sleep(REST.min(self.period))
     }
 
-    /// Gives how many bytes were found right.
+    /// Gives how many bytes were found right. A file that is open keeps a file system from being unmounted for good, and what is read
+    /// from one that is gone says nothing of the content that may be there later: so this ends when the folder goes.
     fn look_at(&self, digest: &Digest) -> Result<u64, Closed> {
         let file = match self.store()?.open_to_verify(digest) {
             Some(file) => file,
@@ -136,11 +137,18 @@ impl Scrubber {
         let verdict = loop {
             match hashed.next(&*file) {
                 Ok(0) => break Ok(()),
-                Ok(count) => self.sleep(self.pause(count as u64)?)?,
+                Ok(count) => {
+                    if !self.sleep_beside_folder(self.pause(count as u64)?)? {
+                        return Ok(0);
+                    }
+                }
                 Err(error) => break Err(error),
             }
         };
         let store = self.store()?;
+        if store.catalog.folder.check().is_err() {
+            return Ok(0);
+        }
         match store.judge(digest, hashed, verdict) {
             Verdict::Right => {
                 let bytes = file.len().unwrap_or(0);
@@ -160,16 +168,26 @@ impl Scrubber {
     }
 
     fn sleep(&self, duration: Duration) -> Result<(), Closed> {
+        self.sleep_while(duration, |_| true).map(drop)
+    }
+
+    /// Sleeps for so long, or until the folder goes. Tells whether it is there.
+    fn sleep_beside_folder(&self, duration: Duration) -> Result<bool, Closed> {
+        self.sleep_while(duration, |store| store.catalog.folder.check().is_ok())
+    }
+
+    /// Sleeps for so long, or until `may_go_on` says no. Tells whether it never did.
+    fn sleep_while(&self, duration: Duration, may_go_on: impl Fn(&Blobs) -> bool) -> Result<bool, Closed> {
         let mut left = duration;
         while !left.is_zero() {
             let nap = left.min(NAP);
             thread::sleep(nap);
             left -= nap;
-            if self.blobs.strong_count() == 0 {
-                return Err(Closed);
+            if !may_go_on(&*self.store()?) {
+                return Ok(false);
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     fn store(&self) -> Result<Arc<Blobs>, Closed> {

@@ -73,6 +73,26 @@ async fn a_blob_in_flight_survives_the_loss_of_its_file_system() {
     accounts_are_right(&larder).await;
 }
 
+/// Verifying a large content takes as long as all of it may take: the file system that it is on is let go of all the same.
+#[tokio::test]
+async fn what_is_being_verified_does_not_keep_a_file_system() {
+    let disk = Disk::ext4(64);
+    let image = image(2160, &[5_000_000]);
+    let layer = image.layers()[0].digest();
+    let hub = hub_with(&image).await;
+    let mut larder = Larder::with(&hub, &disk.config()).await;
+    pull(&larder, NAME, TAG).await;
+    larder.restart().await;
+    larder.until_open(&larder.blob_file(layer)).await;
+    disk.unmount();
+    disk.mend().await;
+    disk.mount();
+    larder.until_readiness_says("ready\n").await;
+    pull(&larder, NAME, TAG).await;
+    assert_eq!(fetched(&hub, layer).count(), 1);
+    assert_eq!(larder.metrics().await.get("cache_damaged_total"), 0.0);
+}
+
 /// A file system that is not the cache's is not taken for it because it is empty.
 #[tokio::test]
 async fn another_file_system_in_its_place_is_not_taken() {

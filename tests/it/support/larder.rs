@@ -301,6 +301,15 @@ impl Larder {
         self.process.descriptors()
     }
 
+    /// Waits until the process has this file open.
+    pub(crate) async fn until_open(&self, path: &Path) {
+        let asked = Instant::now();
+        while !self.process.has_open(path) {
+            assert!(asked.elapsed() < PATIENCE, "{} was not opened for {PATIENCE:?}", path.display());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// Runs another command of `larder` on the same configuration, whether or not the mirror runs.
     pub(crate) fn tool(&self, args: &[&str]) -> Run {
         let output = process::larder().args(args).arg("--config").arg(self.dir.path().join("larder.toml")).output().unwrap();

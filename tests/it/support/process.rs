@@ -78,6 +78,13 @@ impl Process {
         fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
     }
 
+    /// Whether it has this file open.
+    pub(super) fn has_open(&self, path: &Path) -> bool {
+        let descriptors = fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap();
+        // One may have been closed in between.
+        descriptors.filter_map(|entry| fs::read_link(entry.unwrap().path()).ok()).any(|open| open == path)
+    }
+
     pub(super) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
