@@ -45,10 +45,7 @@ fn main() -> ExitCode {
     match run(&Options::parse()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("scale: {error:#}");
-            ExitCode::FAILURE
-        }
+        Err(_) => ExitCode::FAILURE,
     }
 }
 
@@ -56,11 +53,19 @@ fn main() -> ExitCode {
 fn run(options: &Options) -> Result<bool> {
     println!("{}\n", machine::describe());
     let root = options.dir.clone().unwrap_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")));
-    let scratch = tempfile::tempdir_in(&root).with_context(|| format!("no folder for the caches in {}", root.display()))?;
-    let (small, large) = (make(scratch.path(), "small", FEW)?, make(scratch.path(), "large", options.contents)?);
+    let scratch = tempfile::tempdir_in(&root)
+        .with_context(|| format!("no folder for the caches in {}", root.display()))
+        .inspect_err(|error| eprintln!("scale: {error:#}"))?;
+    // Said before the folders are removed, which takes a while.
+    measure(options, scratch.path()).inspect_err(|error| eprintln!("scale: {error:#}"))
+}
+
+/// Measures everything in a folder that is there for that.
+fn measure(options: &Options, scratch: &Path) -> Result<bool> {
+    let (small, large) = (make(scratch, "small", FEW)?, make(scratch, "large", options.contents)?);
     let starts = [&small, &large].map(|folder| {
         eprintln!("starts with {} contents, the catalog", folder.contents);
-        starts::measure(folder, scratch.path())
+        starts::measure(folder, scratch)
     });
     let [starts_of_small, starts_of_large] = starts;
     let (starts_of_small, starts_of_large) = (starts_of_small?, starts_of_large?);

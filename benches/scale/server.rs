@@ -20,6 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(1800);
 /// What the log says when the catalog agrees with the folder.
 const AGREEMENT: &str = "in agreement with the folder";
 
+/// An upstream at a port that nobody has (tcpmux).
+const NOWHERE: &str = "http://127.0.0.1:1";
+
 /// A running `larder serve`. Dropping it kills it.
 pub(crate) struct Server {
     child: Child,
@@ -35,11 +38,10 @@ impl Server {
     /// Starts it, and does not wait.
     pub(crate) fn start(dir: &Path, scratch: &Path) -> Result<Self> {
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        let nowhere = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let config = scratch.join("larder.toml");
         let text = format!(
             "listen = \"{address}\"\nadmin.listen = \"127.0.0.1:0\"\nlog.level = \"info\"\n[cache]\ndir = {:?}\nmax_size = \"1TB\"\nmin_free = \"1MB\"\n\
-             [upstreams.\"docker.io\"]\nurl = \"http://{nowhere}\"\n",
+             [upstreams.\"docker.io\"]\nurl = \"{NOWHERE}\"\n",
             dir
         );
         fs::write(&config, text)?;

@@ -288,18 +288,16 @@ impl Inner {
         }
     }
 
-    /// Brings a tag back from its ref if it has one, together with the manifest that it points to.
+    /// Brings a tag back from its ref if it has one, together with the manifest that it points to: that comes first, so that who finds
+    /// the tag finds the manifest.
     fn restore_tag(&self, place: &Place, tag: &Tag) -> Option<TagRecord> {
-        let record = {
-            let _claim = self.claims.claim(&self.refs.layout.tag(&place.upstream, &place.repository, tag));
-            let TagRef { digest, media_type, size } = self.refs.tag(&place.upstream, &place.repository, tag)?;
-            let record = TagRecord { digest, media_type, size, checked_at: TagRecord::NEVER };
-            // Whoever asks before it is stored brings it back again, and what is stored later comes later.
-            let stored = (place.clone(), tag.clone(), record.clone());
-            self.submit("write tag", move |connection| names::set_tag(connection, &stored.0, &stored.1, &stored.2));
-            record
-        };
-        self.restore_manifest(place, &record.digest);
+        self.restore_manifest(place, &self.refs.tag(&place.upstream, &place.repository, tag)?.digest);
+        let _claim = self.claims.claim(&self.refs.layout.tag(&place.upstream, &place.repository, tag));
+        let TagRef { digest, media_type, size } = self.refs.tag(&place.upstream, &place.repository, tag)?;
+        let record = TagRecord { digest, media_type, size, checked_at: TagRecord::NEVER };
+        // Whoever asks before it is stored brings it back again, and what is stored later comes later.
+        let stored = (place.clone(), tag.clone(), record.clone());
+        self.submit("write tag", move |connection| names::set_tag(connection, &stored.0, &stored.1, &stored.2));
         Some(record)
     }
 
