@@ -8,7 +8,7 @@
 //! when all are served, at some moment, or at some change of the disk; the process alone is killed, or the power fails. Then it starts
 //! again. A quarter of the schedules are *fair*: nothing goes wrong but the stops. In the others the network, the disk or both do.
 //!
-//! The *machine* ([`machine`]) is the real `Mirror` over the real `Fills` and the real `Store`, on tokio's one-threaded runtime with its
+//! The *machine* ([`machine`]) is the real `Mirror` over the real `Fills`, `Store` and `Gate`, on tokio's one-threaded runtime with its
 //! clock paused. Blocking work takes its turn there, after pauses out of the seed (`util/blocking.rs`). Around it are
 //!
 //! * the *disk* ([`disk`]): files in memory. Any operation may fail, also after it was done; there may be no space; and of what was not
@@ -43,6 +43,7 @@ mod client;
 mod clock;
 mod dice;
 mod disk;
+mod gate;
 mod journal;
 mod library;
 mod machine;

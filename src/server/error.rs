@@ -166,7 +166,7 @@ fn of_upstream(error: &UpstreamError) -> (StatusCode, ErrorCode) {
 
 fn of_fill(error: &FillError) -> ErrorCode {
     match error {
-        FillError::Upstream(UpstreamError::RateLimited { .. }) => ErrorCode::TooManyRequests,
+        FillError::Upstream(error) if matches!(error.cause(), UpstreamError::RateLimited { .. }) => ErrorCode::TooManyRequests,
         _ => ErrorCode::Unavailable,
     }
 }

@@ -10,15 +10,16 @@ use std::time::Duration;
 
 use super::clock::SimulatedClock;
 use super::disk::Mount;
+use super::gate::WatchedGate;
 use super::journal::Journal;
-use super::registry::{HEADERS_TIMEOUT, Registry, SimulatedOrigin};
+use super::registry::Registry;
 use super::schedule::{CatalogFate, Schedule};
-use crate::config::{Failures, FreshnessConfig, Lifetime, Reserve, TagPolicy};
+use crate::config::{Failures, FreshnessConfig, Lifetime, TagPolicy};
 use crate::fill::{FillError, Fills, Observer, Source};
 use crate::mirror::{Mirror, Place, PrefetchObserver, PrefetchOutcome, Timing, Upstream, Upstreams};
 use crate::oci::UpstreamName;
 use crate::store::{OpenError, Store, StoreConfig};
-use crate::upstream::{self, Gate, GateConfig, Outcome, RateLimit, Unasked};
+use crate::upstream::{self, Outcome, RateLimit, Unasked};
 use crate::util::Clock;
 
 /// How long a question to the upstream may take, all told.
@@ -157,7 +158,7 @@ pub(super) fn mirror(
         hosts: Vec::new(),
         is_anonymous: true,
         official_namespace: None,
-        origin: Arc::new(gate(schedule, registry, Arc::clone(&watcher) as Arc<dyn upstream::Observer>)),
+        origin: Arc::new(WatchedGate::before(registry, schedule, journal, Arc::clone(&watcher) as Arc<dyn upstream::Observer>)),
     });
     let fills = Fills::new(store.clone(), schedule.limits, Arc::clone(&watcher) as Arc<dyn Observer>);
     let upstreams = Upstreams::new(vec![Arc::clone(&upstream)], Arc::clone(&upstream));
@@ -179,17 +180,4 @@ pub(super) fn mirror(
     let mirror = Mirror::new(upstreams, store, fills, Arc::clone(clock) as Arc<dyn Clock>, timing, prefetch);
     let place = |(repository, _): &_| Place { upstream: Arc::clone(&upstream), repository: Clone::clone(repository) };
     (mirror, schedule.holdings.iter().map(place).collect())
-}
-
-/// The gate before the registry.
-fn gate(schedule: &Schedule, registry: &Registry, observer: Arc<dyn upstream::Observer>) -> Gate {
-    let config = GateConfig {
-        upstream: "docker.io".parse().expect("a name"),
-        offline: false,
-        reserve: Reserve::Share(10),
-        concurrent_requests: schedule.concurrent_requests,
-        headers_timeout: HEADERS_TIMEOUT,
-    };
-    let origin = Arc::new(SimulatedOrigin { registry: registry.clone(), fresh: schedule.fresh });
-    Gate::new(config, ("simulated".to_owned(), origin), Vec::new(), observer)
 }

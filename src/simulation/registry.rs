@@ -29,7 +29,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) const HEADERS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// After trouble, the gate looks whether it is over by asking again what it was asked already; by then, it has found out.
-pub(super) const LOOKED_AFTER: Duration = Duration::from_secs(60);
+const LOOKED_AFTER: Duration = Duration::from_secs(60);
 
 /// What the network and the registry are like.
 #[derive(Clone, Debug)]
@@ -98,6 +98,14 @@ impl Drop for Open {
         if let Some(count) = self.registry.lock().open.get_mut(&self.question) {
             *count -= 1;
         }
+    }
+}
+
+impl State {
+    /// Whether nothing goes wrong, nor has for so long that nobody cares any more.
+    fn is_fair(&self) -> bool {
+        let is_calm = self.calm_since.is_none_or(|since| since.elapsed() >= LOOKED_AFTER);
+        self.network.misfortunes.is_none() && self.down.is_none() && is_calm
     }
 }
 
@@ -195,12 +203,19 @@ impl Registry {
         let journal = &self.shared.journal;
         let mut guard = self.lock();
         let state = &mut *guard;
+        let is_fair = state.is_fair();
         let open = state.open.entry(text.to_owned()).or_default();
         *open += 1;
         // Parts of one blob may be asked for at once, and a blob that passes through is asked for by each client.
         let is_blob_body = matches!(question.target, Target::Blob(_)) && question.method != Method::Head;
-        // Where HEAD is not understood, a GET takes its place, beside that of who wants the content.
-        let most = if question.method == Method::Get && state.network.misfortunes.is_some() { 2 } else { 1 };
+        // Where HEAD is not understood, a GET takes its place, beside that of who wants the content; and the gate looks by HEAD
+        // whether an answer is to be had again that somebody still waits for.
+        let beside = match question.method {
+            Method::Get => state.network.misfortunes.is_some(),
+            Method::Head => !is_fair,
+            Method::GetRange { .. } => false,
+        };
+        let most = if beside { 2 } else { 1 };
         if *open > most && !is_blob_body {
             journal.violation(format_args!("P4: {text} is asked {open} times at once"));
         }
@@ -226,11 +241,9 @@ impl Registry {
         self.lock().tag_questions.insert(text.to_owned(), now).map(|last| now - last)
     }
 
-    /// Whether nothing goes wrong, nor has for so long that nobody cares any more.
-    fn is_fair(&self) -> bool {
-        let state = self.lock();
-        let is_calm = state.calm_since.is_none_or(|since| since.elapsed() >= LOOKED_AFTER);
-        state.network.misfortunes.is_none() && state.down.is_none() && is_calm
+    /// As [`State::is_fair`].
+    pub(super) fn is_fair(&self) -> bool {
+        self.lock().is_fair()
     }
 
     async fn answer(
@@ -357,27 +370,14 @@ struct Found {
     head: Head,
 }
 
-/// The registry as the product sees it, which asks no tag more often than it is allowed to.
-pub(super) struct SimulatedOrigin {
-    pub(super) registry: Registry,
-    /// For how long a tag is fresh: it is not to be asked for again before.
-    pub(super) fresh: Duration,
-}
+/// The registry as the gate sees it.
+pub(super) struct SimulatedOrigin(pub(super) Registry);
 
 impl Origin for SimulatedOrigin {
     fn ask(&self, question: Question) -> BoxFuture<'static, Result<Answer, UpstreamError>> {
         let text = describe(&question);
-        // A HEAD comes first, each time that it is asked what a tag is.
-        if matches!(question.target, Target::Manifest(Reference::Tag(_)))
-            && question.method == Method::Head
-            && let Some(since) = self.registry.since_last_asked(&text)
-            && since < self.fresh
-            && self.registry.is_fair()
-        {
-            self.registry.shared.journal.violation(format_args!("P4: {text} is asked again after {since:?}"));
-        }
-        let (open, misfortune) = self.registry.enter(&question, &text);
-        self.registry.clone().answer(question, text, open, misfortune).boxed()
+        let (open, misfortune) = self.0.enter(&question, &text);
+        self.0.clone().answer(question, text, open, misfortune).boxed()
     }
 }
 
@@ -389,7 +389,7 @@ fn digest_of(question: &Question) -> Option<Digest> {
     }
 }
 
-fn describe(question: &Question) -> String {
+pub(super) fn describe(question: &Question) -> String {
     let target = match &question.target {
         Target::Manifest(Reference::Tag(tag)) => format!("manifest {tag}"),
         Target::Manifest(Reference::Digest(digest)) => format!("manifest {}", short(digest)),

@@ -12,7 +12,6 @@ use crate::oci::{Algorithm, Digest, Reference};
 use crate::simulation::client::{Manner, Site, Unserved, Visit};
 use crate::simulation::disk::{Stop, Trouble};
 use crate::simulation::library::{LIBRARY, short};
-use crate::simulation::registry::LOOKED_AFTER;
 use crate::simulation::schedule::Tagging;
 use crate::store::PartMap;
 
@@ -29,7 +28,7 @@ impl World {
         self.registry.end_misfortunes();
         self.registry.set_down(None);
         self.disk.set_trouble(Trouble::default());
-        sleep(FORGOTTEN.max(self.schedule.fresh) + LOOKED_AFTER).await;
+        sleep(FORGOTTEN.max(self.schedule.fresh)).await;
         self.pull_everything(site, "after all went well again", true).await;
 
         let store = site.mirror.store();
