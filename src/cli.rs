@@ -11,6 +11,7 @@ mod missing;
 mod names;
 mod observers;
 mod pin;
+mod reload;
 mod rm;
 mod serve;
 mod stats;

@@ -16,4 +16,4 @@ mod tls;
 pub use admin::{Lines, Tool, ToolAnswer, router as admin_router};
 pub use listener::{Listener, Settings};
 pub use registry::Registry;
-pub use tls::{TlsError, load as load_tls};
+pub use tls::{Certificate, TlsError};

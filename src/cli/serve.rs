@@ -1,6 +1,6 @@
 //! `larder serve`: builds every part from the configuration, listens, and stops in order.
 
-use std::io::Write;
+use std::io::{IsTerminal as _, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -20,6 +20,7 @@ use super::errand::{self, Keeper, Served};
 use super::gc::Gc;
 use super::observers::{FillCounts, PrefetchCounts, levels, upstream_levels, words};
 use super::pin::{SetPins, Unpin};
+use super::reload::Running;
 use super::rm::Rm;
 use super::stats::AskStats;
 use super::upstreams::upstreams;
@@ -27,7 +28,7 @@ use super::{fail, load, verify};
 use crate::config::{self, Config};
 use crate::fill::{Fills, Lanes, Limits};
 use crate::mirror::{Mirror, PrefetchObserver, Timing};
-use crate::server::{Listener, Registry as RegistryApi, Settings, Tool, admin_router, load_tls};
+use crate::server::{Certificate, Listener, Registry as RegistryApi, Settings, Tool, admin_router};
 use crate::store::{OsFileSystem, Store, StoreConfig};
 use crate::telemetry::{LogFormat, Metrics, init_logging};
 use crate::util::SystemClock;
@@ -64,7 +65,7 @@ pub(super) fn run(file: Option<&Path>) -> ExitCode {
     }
     let served = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime").and_then(
         |runtime| {
-            let served = runtime.block_on(serve(&config));
+            let served = runtime.block_on(serve(file, &config));
             // Fills that are still under way are cut: the next run goes on with what they have.
             runtime.shutdown_timeout(Duration::from_secs(1));
             served
@@ -107,7 +108,8 @@ fn connections_within(descriptors: Option<u64>, wanted: usize) -> usize {
     wanted.min(most)
 }
 
-async fn serve(config: &Config) -> anyhow::Result<()> {
+async fn serve(file: Option<&Path>, config: &Config) -> anyhow::Result<()> {
+    let mut signals = Signals::new().context("cannot wait for signals")?;
     let descriptors = raise_descriptor_limit();
     let names = config.upstreams.iter().map(|upstream| upstream.name.as_str());
     let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"), names, &words()));
@@ -145,7 +147,9 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     let prefetch = config.cache.prefetch.then(|| Arc::new(PrefetchCounts(Arc::clone(&metrics))) as Arc<dyn PrefetchObserver>);
     let mirror = Mirror::new(upstreams, store, fills, clock, timing, prefetch);
 
-    let tls = config.tls.as_ref().map(|tls| load_tls(&tls.cert, &tls.key)).transpose().context("cannot serve TLS")?;
+    let certificate = config.tls.as_ref().map(|tls| Certificate::load(&tls.cert, &tls.key)).transpose();
+    let certificate = certificate.context("cannot serve TLS")?;
+    let tls = certificate.as_ref().map(Certificate::server_config).transpose().context("cannot serve TLS")?;
     let api = RegistryApi::new(mirror.clone(), Arc::clone(&metrics), config.timeouts.answer);
     let settings = Settings {
         max_connections: connections_within(descriptors, config.limits.max_connections.get()),
@@ -186,7 +190,8 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     // The admin listener answers until the very end: that is when its answers matter.
     let admin = tokio::spawn(async move { axum::serve(admin, router).await });
 
-    let mut signals = Signals::new().context("cannot wait for signals")?;
+    let running = Running { file: file.map(Path::to_owned), config: config.clone(), certificate };
+    let keeping_up = signals.take_hangups().map(|hangups| tokio::spawn(running.keep_up(hangups)));
     let serving = listener.serve(stopped(stopping));
     tokio::pin!(serving);
     tokio::select! {
@@ -203,6 +208,9 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
         }
     }
     admin.abort();
+    if let Some(keeping_up) = keeping_up {
+        keeping_up.abort();
+    }
     tracing::info!("stopped");
     Ok(())
 }
@@ -247,17 +255,26 @@ async fn stopped(mut stopping: watch::Receiver<bool>) {
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    /// That the terminal went. Without one, this signal means something else.
+    hangup: Option<Signal>,
 }
 
 impl Signals {
     fn new() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        let [terminate, interrupt, hangup] = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
+        Ok(Self { terminate: terminate?, interrupt: interrupt?, hangup: Some(hangup?) })
+    }
+
+    /// The signals that ask to look at the configuration again, where they cannot mean that the terminal went.
+    fn take_hangups(&mut self) -> Option<Signal> {
+        if std::io::stdin().is_terminal() { None } else { self.hangup.take() }
     }
 
     async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
+            () = hangup(self.hangup.as_mut()) => "SIGHUP",
         }
     }
 }
@@ -277,5 +294,12 @@ mod tests {
         ] {
             assert_eq!(connections_within(descriptors, wanted), accepted, "{descriptors:?}");
         }
+    }
+}
+
+async fn hangup(signal: Option<&mut Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
     }
 }

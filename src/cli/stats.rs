@@ -54,7 +54,7 @@ struct ServerStats {
     hit_ratio: Option<f64>,
     sent_bytes: u64,
     received_bytes: u64,
-    /// What clients were sent and no upstream was asked for.
+    /// Of what was sent, what no upstream was asked for.
     saved_bytes: u64,
     upstreams: BTreeMap<String, UpstreamStats>,
 }
@@ -147,7 +147,7 @@ impl ServerStats {
             requests: totals.outcomes.into_iter().map(|(outcome, count)| (outcome.to_owned(), count)).collect(),
             sent_bytes: totals.sent_bytes,
             received_bytes,
-            saved_bytes: totals.sent_bytes.saturating_sub(received_bytes),
+            saved_bytes: totals.saved_bytes,
             upstreams: upstreams.collect(),
         }
     }

@@ -100,7 +100,7 @@ pub const KEYS: &[Key] = &[
     key(Named("freshness"), "keep_missing", Flag, Value("false"), "Whether a tag that the upstream has no more is served as it was last."),
     key(Named("freshness"), "missing", Text, Value("30s"), "How long it is remembered that an upstream does not have something; at most 60s."),
 
-    key(Named("tls"), "cert", Text, Absent, "The certificate chain (PEM) with which clients are served; needs `key`. Without it, plain HTTP is spoken."),
+    key(Named("tls"), "cert", Text, Absent, "The certificate chain (PEM) with which clients are served; needs `key`. Read again when it changes, and at a SIGHUP. Without it, plain HTTP is spoken."),
     key(Named("tls"), "key", Text, Absent, "The private key (PEM) of the certificate."),
 
     key(Named("log"), "format", Text, Value("text"), "How log lines look: text or json."),

@@ -69,6 +69,14 @@ impl CacheOutcome {
         Self::PassedThrough,
     ];
 
+    /// Whether a body comes with it for which no upstream was asked on behalf of that client.
+    pub const fn is_saving(self) -> bool {
+        match self {
+            Self::Hit | Self::Revalidated | Self::Stale(_) | Self::Joined => true,
+            Self::Miss | Self::Forwarded | Self::PassedThrough => false,
+        }
+    }
+
     /// One word for logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {

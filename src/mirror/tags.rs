@@ -192,13 +192,13 @@ impl Mirror {
     }
 
     async fn resolve_now(&self, place: &Place, key: &TagKey) -> Result<TagRecord, MirrorError> {
+        // Where something can be served instead, it is not worth much waiting.
+        let retries = if self.last_seen(key).await.is_some() { 1 } else { RETRIES };
         // Taken before the question: what the upstream says is no younger than that.
         let checked_at = self.shared.clock.unix_millis();
         let reference = Reference::Tag(key.tag.clone());
         let question =
             Question { repository: place.repository.clone(), target: Target::Manifest(reference.clone()), method: Method::Head };
-        // Where something can be served instead, it is not worth much waiting.
-        let retries = if self.last_seen(key).await.is_some() { 1 } else { RETRIES };
         let head = match self.ask_again(place, question, retries).await {
             Ok(answer) => answer.head,
             // It does not know HEAD, and so tells as little as a HEAD without a digest.

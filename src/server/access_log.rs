@@ -104,6 +104,7 @@ impl Drop for Entry {
             bytes: self.bytes,
             first_byte,
             duration,
+            is_saved: self.cache.is_some_and(CacheOutcome::is_saving),
             is_complete: self.is_complete,
         });
         tracing::info!(

@@ -46,6 +46,7 @@ pub struct Metrics {
     requests: Family<Labels<2>, Counter>,
     responses: Family<Labels<1>, Counter>,
     response_bytes: Family<Labels<1>, Counter>,
+    saved_bytes: Counter,
     incomplete_responses: Counter,
     first_byte: Family<Labels<1>, Histogram, fn() -> Histogram>,
     duration: Family<Labels<1>, Histogram, fn() -> Histogram>,
@@ -85,6 +86,8 @@ pub struct RequestFacts {
     pub bytes: u64,
     pub first_byte: Duration,
     pub duration: Duration,
+    /// Whether no upstream was asked for the body on behalf of this request.
+    pub is_saved: bool,
     /// Whether all of the body was handed to the connection.
     pub is_complete: bool,
 }
@@ -116,6 +119,7 @@ impl Metrics {
         let requests = Family::default();
         let responses = Family::default();
         let response_bytes = Family::default();
+        let saved_bytes = Counter::default();
         let incomplete_responses = Counter::default();
         let first_byte = Family::new_with_constructor(seconds);
         let duration = Family::new_with_constructor(seconds);
@@ -137,6 +141,12 @@ impl Metrics {
         registry.register("requests", "Requests of clients, by kind and by what the cache did", requests.clone());
         registry.register("responses", "Responses to clients, by class of status", responses.clone());
         registry.register_with_unit("response", "Bytes of bodies sent to clients", Unit::Bytes, response_bytes.clone());
+        registry.register_with_unit(
+            "saved",
+            "Bytes of bodies sent to clients that no upstream was asked for on their behalf",
+            Unit::Bytes,
+            saved_bytes.clone(),
+        );
         registry.register("incomplete_responses", "Responses whose body was not sent to its end", incomplete_responses.clone());
         registry.register_with_unit(
             "time_to_first_byte",
@@ -197,6 +207,7 @@ impl Metrics {
             requests,
             responses,
             response_bytes,
+            saved_bytes,
             incomplete_responses,
             first_byte,
             duration,
@@ -272,6 +283,9 @@ impl Metrics {
         self.response_bytes.get_or_create(&kind()).inc_by(facts.bytes);
         self.first_byte.get_or_create(&kind()).observe(facts.first_byte.as_secs_f64());
         self.duration.get_or_create(&kind()).observe(facts.duration.as_secs_f64());
+        if facts.is_saved {
+            self.saved_bytes.inc_by(facts.bytes);
+        }
         if !facts.is_complete {
             self.incomplete_responses.inc();
         }
@@ -390,6 +404,7 @@ mod tests {
             bytes: 42,
             first_byte: Duration::from_millis(2),
             duration: Duration::from_millis(3),
+            is_saved: true,
             is_complete: false,
         };
         metrics.request(&facts);
@@ -404,6 +419,7 @@ mod tests {
         metrics.set_levels(&Levels { evictions: 3, cache_bytes: 5, ..Levels::default() });
         has(r#"larder_requests_total{kind="blob",cache="hit"} 1"#);
         has(r#"larder_response_bytes_total{kind="blob"} 42"#);
+        has("larder_saved_bytes_total 42");
         has(r#"larder_responses_total{status="2xx"} 1"#);
         has("larder_incomplete_responses_total 1");
         has(r#"larder_upstream_requests_total{upstream="docker.io",kind="manifest",status="429"} 1"#);

@@ -25,6 +25,11 @@ impl Drop for Simulated {
     }
 }
 
+/// Whether this thread is one of a simulation.
+pub(crate) fn is_under_way() -> bool {
+    STATE.get().is_some()
+}
+
 /// A number out of the simulation, if there is one.
 pub(crate) fn random() -> Option<u64> {
     let mut state = STATE.get()?;

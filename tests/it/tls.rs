@@ -217,3 +217,44 @@ async fn expired() -> (String, String) {
     });
     (url, certificate.pem())
 }
+
+/// Fault matrix, 38: a renewed certificate is taken up without a connection being lost, and one that is none is not; a configuration that
+/// is not accepted changes nothing.
+#[tokio::test]
+async fn a_certificate_is_replaced_under_way_and_a_bad_one_is_not_taken() {
+    let image = image(1110, &[2 << 20]);
+    let layer = image.layers()[0].digest();
+    let hub = hub_with(&image).await;
+    let (old_certificate, key) = self_signed();
+    let builder = Larder::builder().upstream("docker.io", &hub);
+    let (cert_file, key_file) = (builder.file("cert.pem", &old_certificate), builder.file("key.pem", &key));
+    let larder = builder.config(&format!("tls = {{ cert = {cert_file:?}, key = {key_file:?} }}")).start().await;
+    let old = client(&old_certificate, "http/1.1");
+    let gate = hub.fault(Fault::on(Listener::Cdn).once().hold_at(1 << 20));
+    let under_way = old.get(url(&larder, &blob(layer))).send().await.unwrap();
+
+    // What is no certificate is not taken, and said.
+    std::fs::write(&cert_file, "no certificate").unwrap();
+    larder.signal(rustix::process::Signal::HUP);
+    larder.until_logged("the certificate cannot be read again; the one before holds").await;
+    let handshake = |pem: &str| client(pem, "http/1.1").get(url(&larder, "/v2/")).send();
+    assert_eq!(handshake(&old_certificate).await.unwrap().status().as_u16(), 200);
+
+    let (new_certificate, key) = self_signed();
+    std::fs::write(&cert_file, &new_certificate).unwrap();
+    std::fs::write(&key_file, &key).unwrap();
+    larder.signal(rustix::process::Signal::HUP);
+    larder.until_logged("the certificate was replaced").await;
+    assert_eq!(handshake(&new_certificate).await.unwrap().status().as_u16(), 200);
+    assert!(handshake(&old_certificate).await.is_err(), "it is not offered any more");
+    gate.release();
+    assert_eq!(&Digest::sha256(&under_way.bytes().await.unwrap()), layer);
+
+    larder.edit_config("limits.max_connections = 0");
+    larder.signal(rustix::process::Signal::HUP);
+    larder.until_logged("the changed configuration is not accepted; the one before holds").await;
+    larder.edit_config("limits.max_connections = 10");
+    larder.signal(rustix::process::Signal::HUP);
+    larder.until_logged("that holds from the next start on").await;
+    assert_eq!(handshake(&new_certificate).await.unwrap().status().as_u16(), 200);
+}

@@ -435,6 +435,7 @@ async fn nothing_is_evicted_before_a_new_catalog_knows_the_pins() {
     for content in contents {
         assert!(store.get(&Digest::sha256(content)).await.is_some());
     }
+    eventually("what was asked for is counted", || store.stats().bytes == size).await;
     let other = bytes(9, 200);
     assert!(matches!(put(&store, &other).await, Err(StoreError::NoSpace)));
     *gate.open.lock().unwrap() = true;

@@ -11,6 +11,8 @@ pub struct Totals {
     pub outcomes: BTreeMap<&'static str, u64>,
     /// Bytes of bodies sent to clients: manifests and blobs.
     pub sent_bytes: u64,
+    /// Of these, what no upstream was asked for.
+    pub saved_bytes: u64,
     /// By name.
     pub upstreams: BTreeMap<String, UpstreamTotals>,
 }
@@ -30,7 +32,7 @@ impl Metrics {
     /// What has been counted so far.
     pub fn totals(&self) -> Totals {
         let content = KINDS.into_iter().filter(|kind| matches!(*kind, "manifest" | "blob"));
-        let mut totals = Totals::default();
+        let mut totals = Totals { saved_bytes: self.saved_bytes.get(), ..Totals::default() };
         for kind in content {
             for outcome in self.outcomes.iter().copied() {
                 let count = self.requests.get_or_create(&Labels([("kind", kind.into()), ("cache", outcome.into())])).get();
@@ -74,8 +76,16 @@ mod tests {
         let metrics = Metrics::new("1.0", ["docker.io", "quay.io"], &words);
         for (kind, cache, bytes) in [("blob", "hit", 7), ("manifest", "hit", 5), ("blob", "miss", 1), ("version", "none", 2)] {
             let no_time = Duration::ZERO;
-            let facts =
-                RequestFacts { kind, cache, status: 200, bytes, first_byte: no_time, duration: no_time, is_complete: true };
+            let facts = RequestFacts {
+                kind,
+                cache,
+                status: 200,
+                bytes,
+                first_byte: no_time,
+                duration: no_time,
+                is_saved: cache == "hit",
+                is_complete: true,
+            };
             metrics.request(&facts);
         }
         metrics.upstream_asked("docker.io", "blob", 200, Duration::ZERO);
@@ -83,7 +93,7 @@ mod tests {
         metrics.upstream_received("docker.io", 3);
         let totals = metrics.totals();
         assert_eq!(totals.outcomes, BTreeMap::from([("hit", 2), ("miss", 1), ("none", 0), ("error", 0)]));
-        assert_eq!(totals.sent_bytes, 13);
+        assert_eq!((totals.sent_bytes, totals.saved_bytes), (13, 12));
         let docker = UpstreamTotals {
             received_bytes: 3,
             requests: BTreeMap::from([("blob", BTreeMap::from([("2xx", 1), ("429", 1)]))]),

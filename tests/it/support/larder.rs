@@ -336,6 +336,13 @@ impl Larder {
         self.restart().await;
     }
 
+    /// Changes its configuration file; it has been read already.
+    pub(crate) fn edit_config(&self, snippet: &str) {
+        let mut config = self.config.clone();
+        merge(&mut config, snippet.parse().unwrap());
+        write(self.dir.path(), "larder.toml", &config.to_string());
+    }
+
     /// Kills the process as a power cut would, and starts another one on the same cache.
     pub(crate) async fn kill9_and_restart(&mut self) {
         self.kill9();
