@@ -44,8 +44,8 @@ struct Options {
 fn main() -> ExitCode {
     match run(&Options::parse()) {
         Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(_) => ExitCode::FAILURE,
+        // What it was has been said.
+        Ok(false) | Err(_) => ExitCode::FAILURE,
     }
 }
 
@@ -89,7 +89,7 @@ fn make(scratch: &Path, name: &str, contents: u64) -> Result<Folder> {
     let mut server = Server::start(&dir, scratch)?;
     server.connect()?;
     server.await_settled()?;
-    server.stop()?;
+    server.kill()?;
     let folder = Folder::fill(&dir, contents)?;
     fs::remove_file(folder.catalog())?;
     eprintln!("made {contents} contents in {}", short(begun.elapsed()));
