@@ -145,6 +145,40 @@ class Hub:
         """Turns switches of the kit's configuration."""
         self.control("PATCH", "/config", switches)
 
+    def recover(self) -> None:
+        """Ends every fault, and listens everywhere."""
+        self.control("DELETE", "/faults")
+        self.come_back()
+
+    def lose_the_token_server(self) -> None:
+        """There are no tokens to be had any more, and those that were issued are worth nothing."""
+        self.configure(listening={"token": False})
+        self.revoke_tokens()
+
+    def fall_silent(self) -> None:
+        """Accepts every connection, reads every request, and answers none."""
+        for listener in LISTENERS:
+            self._fault({"listener": listener, "actions": [{"hold": {}}]})
+
+    def flap(self, requests: int = 200) -> None:
+        """Answers 503 to every second request at the registry, of the next `requests`."""
+        for number in range(0, requests, 2):
+            rule = {"listener": "registry", "skip": number, "times": 1, "actions": [{"answer": {"status": 503}}]}
+            self._fault(rule)
+
+    def deny(self, status: int) -> None:
+        """Answers everything at the registry with 401 or 403 and a challenge that no token satisfies."""
+        challenge = ["WWW-Authenticate", 'Basic realm="hub"']
+        answer = {"answer": {"status": status, "headers": [challenge], "body": ""}}
+        self._fault({"listener": "registry", "actions": [answer]})
+
+    def withhold(self, digest: str, *, after: int) -> None:
+        """Cuts the CDN's next answer with this blob after so many bytes, and answers 503 to all further ones."""
+        cut = {"cut": {"at": after, "with": "fin"}}
+        self._fault({"listener": "cdn", "path_contains": [digest], "times": 1, "actions": [cut]})
+        answer = {"answer": {"status": 503}}
+        self._fault({"listener": "cdn", "path_contains": [digest], "skip": 1, "actions": [answer]})
+
     def refuse(self, status: int, *, retry_after: int) -> None:
         """Answers everything at the registry with this status from now on."""
         body = json.dumps({"errors": [{"code": "TOOMANYREQUESTS", "message": "You have reached your limit"}]})
