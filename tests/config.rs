@@ -174,7 +174,7 @@ fn without_any_configuration_the_public_registries_are_there() {
     assert_eq!(config.listen.to_string(), "127.0.0.1:5050");
     assert_eq!(config.admin.listen.to_string(), "127.0.0.1:5051");
     assert_eq!((config.cache.dir.as_path(), config.cache.max_size), (Path::new("/home/ada/.cache/larder"), MaxSize::Share(80)));
-    assert!(!config.cache.prefetch);
+    assert!(!config.cache.prefetch && !config.offline);
     assert_eq!(config.freshness.general.fresh_for, Lifetime::For(Duration::from_secs(60)));
     assert_eq!((config.freshness.general.stale_for, config.freshness.missing), (Lifetime::Forever, Duration::from_secs(30)));
     assert_eq!((config.tls, config.log.format, config.log.level), (None, LogFormat::Text, tracing::Level::INFO));
@@ -415,6 +415,10 @@ fn credentials_are_whole_and_meant_for_all_and_never_in_the_clear() {
         ),
         ("url = \"https://ada:canary@hub .lan\"", "./larder.toml:2:7: `upstreams.\"hub.lan\".url`: is no URL"),
         ("url = \"http://hub.lan\"\nusername = \"ada\"\npassword = \"canary\"", "./larder.toml:2:7: `url` is plain http"),
+        (
+            "endpoints = [\"https://mirror.lan\", \"http://eu.hub.lan\"]\nusername = \"ada\"\npassword = \"canary\"",
+            "./larder.toml:2:36: `endpoints` is plain http",
+        ),
         ("realm = \"http://auth.lan\"\nusername = \"ada\"\npassword = \"canary\"", "./larder.toml:2:9: `realm` is plain http"),
     ] {
         let found = findings(&(hub(text) + open));
@@ -430,6 +434,15 @@ fn credentials_are_whole_and_meant_for_all_and_never_in_the_clear() {
     assert!(!findings("[upstreams.\"https://ada:canary@hub.lan\"]").contains("canary"));
     let loopback = config(&(hub("url = \"http://127.0.0.1:5000\"\nusername = \"ada\"\npassword = \"canary\"") + open));
     assert!(upstream(&loopback, "hub.lan").credential.is_some(), "on this machine, nobody listens in");
+    let elsewhere =
+        "endpoints = [\"http://mirror.example.org\", \"https://hub.lan/\"]\nusername = \"ada\"\npassword = \"canary\"";
+    let elsewhere = config(&(hub(elsewhere) + open));
+    let endpoints: Vec<_> = upstream(&elsewhere, "hub.lan").endpoints.iter().map(url::Url::as_str).collect();
+    assert_eq!(
+        endpoints,
+        ["http://mirror.example.org/"],
+        "it gets no account, and what is the upstream's own URL is no other place"
+    );
 }
 
 #[test]

@@ -38,7 +38,7 @@ impl Server {
         let nowhere = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let config = scratch.join("larder.toml");
         let text = format!(
-            "listen = \"{address}\"\nadmin.listen = \"127.0.0.1:0\"\nlog.level = \"info\"\n[cache]\ndir = {:?}\nmin_free = \"1MB\"\n\
+            "listen = \"{address}\"\nadmin.listen = \"127.0.0.1:0\"\nlog.level = \"info\"\n[cache]\ndir = {:?}\nmax_size = \"1TB\"\nmin_free = \"1MB\"\n\
              [upstreams.\"docker.io\"]\nurl = \"http://{nowhere}\"\n",
             dir
         );

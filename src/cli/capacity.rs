@@ -7,13 +7,17 @@ use anyhow::Context;
 use crate::config::{CacheConfig, MaxSize};
 use crate::store::Store;
 
-/// Has an open store keep to what the configuration says it may hold.
-pub(super) fn limit(store: &Store, cache: &CacheConfig) -> anyhow::Result<()> {
-    store.limit(bytes_of(cache.max_size, &cache.dir)?);
-    if let MaxSize::Share(_) = cache.max_size {
-        store.limit_growth(room(&cache.dir)?);
+/// Has an open store keep to what the configuration says it may hold. Gives how much that is, in bytes; too little where the catalog
+/// was lost, until it is known what is at rest.
+pub(super) fn limit(store: &Store, cache: &CacheConfig) -> anyhow::Result<u64> {
+    let max_bytes = bytes_of(cache.max_size, &cache.dir)?;
+    store.limit(max_bytes);
+    if let MaxSize::Bytes(_) = cache.max_size {
+        return Ok(max_bytes);
     }
-    Ok(())
+    let room = room(&cache.dir)?;
+    store.limit_growth(room);
+    Ok(max_bytes.min(store.stats().bytes.saturating_add(room)))
 }
 
 /// How many bytes more the file system of `dir` can take, with a twentieth of it left to others. A share of a file system that is in

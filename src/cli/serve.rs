@@ -121,9 +121,8 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
         let open = move || Store::open(store_config, Arc::new(OsFileSystem), clock);
         tokio::task::spawn_blocking(open).await.context("opening the cache was abandoned")??
     };
-    capacity::limit(&store, &config.cache)?;
+    let announced_bytes = capacity::limit(&store, &config.cache)?;
     store.keep_free(bytes_of(config.cache.min_free, &config.cache.dir)?);
-    let max_bytes = store.stats().max_bytes;
     if !config.cache.verify_within.is_zero() {
         store.scrub(config.cache.verify_within).context("cannot verify what is cached")?;
     }
@@ -163,7 +162,7 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     if let Err(error) = mirror.store().announce(admin_address) {
         tracing::warn!(%error, "tools will not find this process by its folder");
     }
-    announce(config, &listener, &admin, is_tls, max_bytes)?;
+    announce(config, &listener, &admin, is_tls, announced_bytes)?;
     // Without a supervisor there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 

@@ -80,6 +80,8 @@ struct EndpointStats {
     trouble: Option<String>,
     /// For how long it has been left alone.
     since: Option<u64>,
+    /// Why it is not asked for blobs, where that is a matter of its own.
+    blob_trouble: Option<String>,
     /// For how much longer it has asked not to be asked.
     limited_for: Option<u64>,
     /// Pulls in a window, as it last told.
@@ -168,21 +170,28 @@ impl UpstreamStats {
     /// Whether there is anything about it that somebody might want to know.
     fn is_remarkable(&self) -> bool {
         let has_been_asked = self.requests.values().flat_map(BTreeMap::values).any(|count| *count > 0);
-        has_been_asked || self.offline || self.endpoints.iter().any(|endpoint| endpoint.trouble.is_some())
+        has_been_asked
+            || self.offline
+            || self.endpoints.iter().any(|endpoint| endpoint.trouble.is_some() || endpoint.blob_trouble.is_some())
     }
 }
 
 impl EndpointStats {
     fn of(standing: EndpointStanding) -> Self {
-        let EndpointStanding { host, state, limited_for, rate_limit } = standing;
+        let EndpointStanding { host, state, blobs, limited_for, rate_limit } = standing;
         let (trouble, since) = match state {
             EndpointState::Answers => (None, None),
             EndpointState::Suspended { since, cause, .. } => (Some(cause.to_string()), Some(since.as_secs())),
+        };
+        let blob_trouble = match blobs {
+            EndpointState::Answers => None,
+            EndpointState::Suspended { cause, .. } => Some(cause.to_string()),
         };
         Self {
             host,
             trouble,
             since,
+            blob_trouble,
             limited_for: limited_for.map(|limited_for| limited_for.as_secs()),
             rate_limit: rate_limit.as_ref().and_then(|rate_limit| rate_limit.limit),
             rate_limit_remaining: rate_limit.as_ref().map(|rate_limit| rate_limit.remaining),
@@ -203,6 +212,9 @@ impl EndpointStats {
         }
         if let Some(trouble) = &self.trouble {
             told.push(format!("left alone for {} s: {trouble}", self.since.unwrap_or_default()));
+        }
+        if let Some(trouble) = self.blob_trouble.as_ref().filter(|_| self.trouble.is_none()) {
+            told.push(format!("not asked for blobs: {trouble}"));
         }
         told
     }
@@ -305,6 +317,7 @@ mod tests {
             host: "registry-1.docker.io".to_owned(),
             trouble: Some("it did not answer".to_owned()),
             since: Some(12),
+            blob_trouble: None,
             limited_for: Some(600),
             rate_limit: Some(100),
             rate_limit_remaining: Some(17),

@@ -33,7 +33,8 @@ const PROGRESS: u64 = 256 << 10;
 /// The pause before the second try, doubled for each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
-/// How long an upstream that limits the rate is waited for, once, before the first byte.
+/// How long an upstream is waited for that limits the rate, once, before the first byte; or that is left alone for a moment because it
+/// has failed this very content.
 const SHORT_WAIT: Duration = Duration::from_secs(5);
 
 /// A lone connection that brings less than this in [`TRICKLE_TIME`] is replaced by a new one, once in a fill.
@@ -163,6 +164,11 @@ async fn open_first(
             }
             // Whoever waits for the first byte has a deadline: what took long once is not tried again before it.
             Err(FillError::Upstream(error)) if error.is_transient() && !matches!(error, UpstreamError::Timeout { .. }) => {
+                tokio::time::sleep(tries.pause(error)?).await;
+                fills.resumed(fill);
+            }
+            // Who comes while it is left alone is told so at once; who has seen it fail waits for the end of that.
+            Err(FillError::Upstream(error)) if tries.have_begun() && is_soon_over(&error) => {
                 tokio::time::sleep(tries.pause(error)?).await;
                 fills.resumed(fill);
             }
@@ -358,7 +364,7 @@ impl<'a> Driver<'a> {
                 self.tempo.retreat();
                 Ok(())
             }
-            Err(FillError::Upstream(error)) if error.is_transient() => {
+            Err(FillError::Upstream(error)) if error.is_transient() || is_soon_over(&error) => {
                 if arrived >= self.arrived_at_failure + PROGRESS {
                     self.tries = Tries::default();
                     self.arrived_at_failure = arrived;
@@ -461,8 +467,18 @@ impl Tries {
         }
         let pause = jitter(FIRST_PAUSE * 2_u32.pow(self.0));
         self.0 += 1;
-        Ok(pause)
+        // Before that it would not be asked.
+        Ok(pause.max(error.retry_after().unwrap_or_default()))
     }
+
+    fn have_begun(&self) -> bool {
+        self.0 > 0
+    }
+}
+
+/// Whether the upstream is left alone for no longer than one waits for it.
+fn is_soon_over(error: &UpstreamError) -> bool {
+    matches!(error, UpstreamError::Suspended { retry_after, .. } if *retry_after <= SHORT_WAIT)
 }
 
 impl From<StoreError> for FillError {

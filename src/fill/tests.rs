@@ -272,6 +272,35 @@ async fn a_body_that_is_cut_goes_on_where_it_stood() {
     assert_eq!(bed.counts.resumed.load(Ordering::SeqCst), 2);
 }
 
+/// An upstream that is left alone for a while after it has failed.
+fn suspended(retry_after: Duration) -> Script {
+    let cause = Box::new(UpstreamError::Status { status: 503 });
+    Script::Fail(UpstreamError::Suspended { cause, retry_after })
+}
+
+#[tokio::test]
+async fn an_upstream_that_is_left_alone_for_a_moment_is_waited_for_by_who_has_seen_it_fail() {
+    let content = content(4);
+    let brief = Duration::from_millis(20);
+    let failure = || Script::Fail(UpstreamError::Status { status: 503 });
+    for scripts in [
+        vec![failure(), suspended(brief), body(&content, 0, None)],
+        vec![body(&content, 0, Some(1)), suspended(brief), body(&content, CHUNK, None)],
+    ] {
+        let bed = Bed::new(scripts);
+        let fill = bed.begin(Digest::sha256(&content));
+        bed.permit(100);
+        assert!(read(&fill).await.0 == content);
+        bed.until_landed().await;
+    }
+
+    for scripts in [vec![suspended(brief)], vec![failure(), suspended(Duration::from_secs(60))]] {
+        let bed = Bed::new(scripts);
+        let error = bed.begin(Digest::sha256(&content)).opened().await.unwrap_err();
+        assert!(matches!(error, FillError::Upstream(UpstreamError::Suspended { .. })), "{error}");
+    }
+}
+
 #[tokio::test]
 async fn the_wrong_part_of_a_body_is_never_spliced_in() {
     let content = content(4);

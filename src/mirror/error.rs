@@ -12,6 +12,9 @@ pub enum MirrorError {
     /// The upstream, asked now or a moment ago, has no such thing.
     #[error("the upstream has no such {0}")]
     Unknown(&'static str),
+    /// It is not here, and the upstream is not to be asked.
+    #[error("Larder is offline, and the cache has no such {0}")]
+    Offline(&'static str),
     #[error(transparent)]
     Upstream(UpstreamError),
     /// The upstream's answer is not what it should be.
@@ -37,6 +40,7 @@ impl MirrorError {
     pub(super) fn from_upstream(error: UpstreamError, what: &'static str) -> Self {
         match error {
             UpstreamError::NotFound => Self::Unknown(what),
+            UpstreamError::Offline => Self::Offline(what),
             error => Self::Upstream(error),
         }
     }
@@ -60,6 +64,7 @@ impl MirrorError {
         match self {
             Self::Upstream(error) => Some(error.clone()),
             Self::Unknown(_) => Some(UpstreamError::NotFound),
+            Self::Offline(_) => Some(UpstreamError::Offline),
             Self::Throttled { .. } => Some(UpstreamError::Timeout { phase: Phase::Queue }),
             Self::Unacceptable(reason) => Some(UpstreamError::Broken { reason: reason.clone() }),
             _ => None,

@@ -44,7 +44,11 @@ impl Mirror {
 
 /// Whether it might have been had, if somebody could have been asked.
 fn is_outage(error: &MirrorError) -> bool {
-    let (MirrorError::Upstream(cause) | MirrorError::Incomplete(cause)) = error else { return false };
+    let cause = match error {
+        MirrorError::Offline(_) => return true,
+        MirrorError::Upstream(cause) | MirrorError::Incomplete(cause) => cause,
+        _ => return false,
+    };
     match cause.cause() {
         UpstreamError::Offline
         | UpstreamError::Unreachable { .. }

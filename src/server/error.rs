@@ -101,7 +101,7 @@ impl From<RoutingError> for ApiError {
 impl From<MirrorError> for ApiError {
     fn from(error: MirrorError) -> Self {
         let (status, code) = match &error {
-            MirrorError::Unknown(what) => (StatusCode::NOT_FOUND, unknown(what)),
+            MirrorError::Unknown(what) | MirrorError::Offline(what) => (StatusCode::NOT_FOUND, unknown(what)),
             MirrorError::Upstream(error) => of_upstream(error),
             MirrorError::Incomplete(UpstreamError::Offline) => (StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown),
             MirrorError::Incomplete(error) if matches!(error.cause(), UpstreamError::RateLimited { .. }) => {
@@ -121,14 +121,15 @@ impl From<MirrorError> for ApiError {
             | MirrorError::Corrupt(_)
             | MirrorError::Broken(_)
             | MirrorError::Throttled { .. }
+            | MirrorError::Offline(_)
             | MirrorError::Cache(_) => None,
         };
         let upstream_status = upstream_status.map(|status| format!("; fwd-status={status}")).unwrap_or_default();
-        Self {
-            retry_after: error.retry_after(),
-            cache_status: Some(format!("larder; fwd=miss{upstream_status}")),
-            ..Self::new(status, code, error.to_string())
-        }
+        let cache_status = match &error {
+            MirrorError::Offline(_) | MirrorError::Incomplete(UpstreamError::Offline) => "larder; detail=offline".to_owned(),
+            _ => format!("larder; fwd=miss{upstream_status}"),
+        };
+        Self { retry_after: error.retry_after(), cache_status: Some(cache_status), ..Self::new(status, code, error.to_string()) }
     }
 }
 

@@ -205,7 +205,8 @@ impl Blobs {
             Err(error) if error.kind() == io::ErrorKind::NotFound => true,
             Err(error) => {
                 self.health.disk_error(Operation::RemoveBlob, &path, &error);
-                false
+                // What was done all the same is not to be counted as being there.
+                self.fs.metadata(&path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
             }
         }
     }

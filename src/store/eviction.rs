@@ -96,6 +96,15 @@ impl Blobs {
         Ok(())
     }
 
+    /// Evicts what is more than the budget, or what is left to others, allows. Where nothing may go there is nothing to be done.
+    pub(super) fn keep_within_limits(&self) {
+        if self.budget.amounts().at_rest > self.budget.max() {
+            // Who asks for room for one byte has it made.
+            let _ = self.reserve_in_budget(&mut self.budget.reservation(), 1);
+        }
+        self.make_free(0);
+    }
+
     /// Sees to it that the file system has room for `more` bytes besides what is left to others. Tells whether it has.
     fn make_free(&self, more: u64) -> bool {
         // Nothing goes for what would not have room if all went.

@@ -116,8 +116,7 @@ fn walk(blobs: &Weak<Blobs>) -> Result<(), Closed> {
     let store = open()?;
     store.settle_limit();
     // There may be more than the budget allows, since it was made smaller, or a loss of power has brought back what had been evicted.
-    // Who asks for room for one byte has it made; where nothing may go there is nothing to be done.
-    let _ = store.reserve(&mut store.budget.reservation(), 1);
+    store.keep_within_limits();
     let amounts = store.budget.amounts();
     tracing::info!(blobs = amounts.blobs, size_bytes = amounts.at_rest, "the catalog is in agreement with the folder");
     Ok(())

@@ -19,7 +19,7 @@ use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use self::breaker::Verdict;
-use self::endpoint::Endpoint;
+use self::endpoint::{Endpoint, Matter};
 use super::error::{Phase, UpstreamError};
 use super::{Answer, Observer, Origin, Question, RateLimit};
 use crate::config::Reserve;
@@ -91,7 +91,7 @@ impl Origin for Gate {
     }
 
     fn refusal(&self) -> Option<UpstreamError> {
-        self.0.refusal()
+        self.0.refusal(Matter::Documents)
     }
 
     fn saving(&self) -> Option<UpstreamError> {
@@ -107,14 +107,15 @@ impl Origin for Gate {
 
 impl Shared {
     async fn ask(&self, question: Question) -> Result<Answer, UpstreamError> {
-        let _place = self.place().await?;
+        let matter = Matter::of(&question);
+        let _place = self.place(matter).await?;
         let mut failure = None;
         for (index, endpoint) in self.endpoints.iter().enumerate() {
-            if let Some(refusal) = endpoint.refusal() {
+            if let Some(refusal) = endpoint.refusal(matter) {
                 failure.get_or_insert(refusal);
                 continue;
             }
-            let has_next = self.endpoints[index + 1..].iter().any(|next| next.refusal().is_none());
+            let has_next = self.endpoints[index + 1..].iter().any(|next| next.refusal(matter).is_none());
             match endpoint.ask(question.clone(), has_next).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) if failure.is_none() && !is_for_the_next(&error) => return Err(error),
@@ -130,13 +131,13 @@ impl Shared {
     ///
     /// # Errors
     /// Why none is asked, as soon as that is so; [`Phase::Queue`], if there is no place in time.
-    async fn place(&self) -> Result<SemaphorePermit<'_>, UpstreamError> {
+    async fn place(&self, matter: Matter) -> Result<SemaphorePermit<'_>, UpstreamError> {
         let mut waiting = pin!(timeout(self.config.headers_timeout, self.places.acquire()));
         loop {
             let mut shut = pin!(self.shut.notified());
             // From here on nothing is missed.
             shut.as_mut().enable();
-            if let Some(refusal) = self.refusal() {
+            if let Some(refusal) = self.refusal(matter) {
                 return Err(self.unasked(refusal));
             }
             tokio::select! {
@@ -150,22 +151,22 @@ impl Shared {
         }
     }
 
-    /// Why nothing is asked at the moment, if nothing is.
-    fn refusal(&self) -> Option<UpstreamError> {
+    /// Why nothing is asked about this `matter` at the moment, if nothing is.
+    fn refusal(&self, matter: Matter) -> Option<UpstreamError> {
         if self.config.offline {
             return Some(UpstreamError::Offline);
         }
         let mut first = None;
         for endpoint in &self.endpoints {
-            let refusal = endpoint.refusal()?;
+            let refusal = endpoint.refusal(matter)?;
             first.get_or_insert(refusal);
         }
         first
     }
 
-    /// The endpoint that is asked next, if any is.
+    /// The endpoint that is asked for a manifest next, if any is.
     fn next(&self) -> Option<&Arc<Endpoint>> {
-        self.endpoints.iter().find(|endpoint| !self.config.offline && endpoint.refusal().is_none())
+        self.endpoints.iter().find(|endpoint| !self.config.offline && endpoint.refusal(Matter::Documents).is_none())
     }
 
     /// Counts what was not asked.

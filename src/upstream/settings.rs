@@ -84,3 +84,40 @@ fn may_carry_secrets(url: &Url) -> bool {
             None => false,
         }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_credential_and_the_realm_stay_within_the_domain() {
+        let config = RegistryConfig {
+            name: "r.example.org".parse().unwrap(),
+            url: "https://r.example.org".parse().unwrap(),
+            credential: Some(("user".to_owned(), Secret::new("password"))),
+            realm: Some("https://auth.example.com/token".parse().unwrap()),
+            trusted_redirects: Vec::new(),
+            ca: Vec::new(),
+            requests_per_second: NonZeroU32::MIN,
+            resolve_timeout: Duration::from_secs(1),
+            connect_timeout: Duration::from_secs(1),
+            headers_timeout: Duration::from_secs(1),
+            stall_timeout: Duration::from_secs(1),
+            user_agent: "larder/test".to_owned(),
+        };
+        for (endpoint, is_trusted) in [
+            ("https://eu.example.org", true),
+            ("https://r.example.org:5000/mirror", true),
+            ("https://r.example.com", false),
+            ("https://r.example.org.evil.example", false),
+            ("http://10.0.0.1:5000", false),
+        ] {
+            let at = config.at(endpoint.parse().unwrap());
+            assert_eq!((at.credential.is_some(), at.realm.is_some()), (is_trusted, is_trusted), "{endpoint}");
+            assert_eq!(at.url, endpoint.parse().unwrap());
+            assert!(at.check().is_ok());
+        }
+        let in_clear = config.at("http://eu.example.org".parse().unwrap());
+        assert!(matches!(in_clear.check(), Err(BuildError::CredentialInClear)));
+    }
+}

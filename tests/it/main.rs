@@ -7,6 +7,7 @@ mod addressing;
 mod api;
 mod auth;
 mod bodies;
+mod breaker;
 mod disk;
 mod freshness;
 mod head;

@@ -21,11 +21,14 @@ enum Failure {
     Closed,
     /// The registry is there, and who gives the tokens for it is not.
     NoTokens,
+    /// The operator wants nobody to be asked.
+    Offline,
     /// An answer of this status to everything.
     Status(u16),
 }
 
-const FAILURES: [Failure; 14] = [
+const FAILURES: [Failure; 15] = [
+    Failure::Offline,
     Failure::Refused,
     Failure::Silent,
     Failure::Closed,
@@ -61,9 +64,10 @@ enum Way {
 }
 
 impl Failure {
-    async fn befall(self, hub: &Hub) {
+    async fn befall(self, hub: &Hub, larder: &mut Larder) {
         let all = || Fault::on(Listener::Registry);
         match self {
+            Self::Offline => larder.restart_with("offline = true").await,
             Self::Refused => hub.stop_listening().await,
             Self::NoTokens => {
                 hub.revoke_tokens();
@@ -82,8 +86,8 @@ impl Failure {
             Self::Refused | Self::Closed | Self::NoTokens | Self::Status(400 | 500 | 502 | 504) => (502, "UNAVAILABLE"),
             Self::Silent => (504, "UNAVAILABLE"),
             Self::Status(401 | 403) => (403, "DENIED"),
-            Self::Status(404 | 410) if matches!(way, Way::Blob | Way::Part) => (404, "BLOB_UNKNOWN"),
-            Self::Status(404 | 410) => (404, "MANIFEST_UNKNOWN"),
+            Self::Offline | Self::Status(404 | 410) if matches!(way, Way::Blob | Way::Part) => (404, "BLOB_UNKNOWN"),
+            Self::Offline | Self::Status(404 | 410) => (404, "MANIFEST_UNKNOWN"),
             Self::Status(429) => (503, "TOOMANYREQUESTS"),
             Self::Status(503) => (503, "UNAVAILABLE"),
             Self::Status(status) => panic!("{status} is not in the table"),
@@ -98,6 +102,7 @@ impl Failure {
             Self::Closed => "larder; fwd=stale; detail=stale-server-error",
             Self::Status(401 | 403) => "larder; fwd=stale; detail=stale-denied",
             Self::Status(429) => "larder; fwd=stale; detail=stale-rate-limited",
+            Self::Offline => "larder; hit; detail=stale-offline",
             Self::Status(404 | 410) => return None,
             Self::Status(_) => "larder; fwd=stale; detail=stale-server-error",
         })
@@ -160,7 +165,8 @@ async fn assert_row(larder: &Larder, failure: Failure, state: State, way: Way, m
             let (status, code) = failure.error(way);
             assert_eq!(answer.status(), status, "{row}: {answer:?}");
             let cache_status = without_status(answer.cache_status());
-            assert!(cache_status.starts_with("larder; fwd="), "{row}: {cache_status}");
+            let expected = if failure == Failure::Offline { "larder; detail=offline" } else { "larder; fwd=" };
+            assert!(cache_status.starts_with(expected), "{row}: {cache_status}");
             assert_eq!(answer.header("www-authenticate"), None, "{row}");
             if method == "GET" {
                 assert_eq!(answer.error_code(), code, "{row}");
@@ -180,7 +186,7 @@ async fn assert_table(failure: Failure, seed: u64) {
     let snippet = "freshness.tags = '1h'\n freshness.missing = '0s'\n timeouts.headers = '1s'\n timeouts.revalidation = '10s'";
     let mut larder = Larder::with(&hub, snippet).await;
     pull(&larder, NAME, TAG).await;
-    failure.befall(&hub).await;
+    failure.befall(&hub, &mut larder).await;
     hub.reset_records();
     for state in [State::Fresh, State::Stale, State::Absent] {
         if state == State::Stale {
@@ -193,7 +199,7 @@ async fn assert_table(failure: Failure, seed: u64) {
                 assert_row(&larder, failure, state, way, method, image).await;
             }
         }
-        if state == State::Fresh {
+        if state == State::Fresh || failure == Failure::Offline {
             assert_eq!(hub.requests().count(), 0, "{failure:?}: what is fresh asks nobody");
         }
     }

@@ -183,4 +183,15 @@ async fn a_limit_on_growth_costs_no_content_that_a_lost_catalog_does_not_know() 
         put(&store, &bytes(seed, SIZE as usize)).await.unwrap();
     }
     assert_eq!((store.stats().blobs, store.stats().evictions), (12, 1));
+    drop(store);
+    closed(&home).await;
+
+    // Nor does anything go where there is no room to grow at all.
+    let counts = Arc::new(Counts::default());
+    let store = home.open_on(ROOMY, Arc::new(CountedFs(Arc::clone(&counts))));
+    store.limit_growth(0);
+    counts.allow(usize::MAX);
+    settled(&store).await;
+    eventually("the limit is known", || store.stats().max_bytes == 12 * SIZE).await;
+    assert_eq!((store.stats().blobs, store.stats().evictions), (12, 0));
 }

@@ -104,6 +104,40 @@ async fn whatever_the_last_operation_was_what_is_left_is_a_store() {
     }
 }
 
+/// The disk fails rather than the process: at one operation, at one that is done all the same, or from one on.
+#[tokio::test]
+async fn whatever_operation_fails_the_accounts_are_right_and_the_next_start_heals() {
+    for (for_good, after_the_fact) in [(false, false), (false, true), (true, false)] {
+        for fails in 0.. {
+            let when = format!("step {fails}, for good: {for_good}, after it: {after_the_fact}");
+            let home = prepared().await;
+            let fs = FaultFs { for_good, after_the_fact, ..FaultFs::one(fails) };
+            let count = Arc::clone(&fs.count);
+            let store = home.open_on(MAX, Arc::new(fs));
+            settled(&store).await;
+            count.store(0, Ordering::SeqCst);
+            let mut stored = 0;
+            for content in &contents()[2..] {
+                stored += u32::from(put(&store, content).await.is_ok());
+            }
+            let steps = count.load(Ordering::SeqCst);
+            eventually("what was reserved is given back", || store.stats().reserved == 0).await;
+            let stats = store.stats();
+            assert!(stats.bytes <= MAX, "{when}: {stats:?}");
+            if !for_good {
+                assert_eq!((stats.bytes, home.in_flight()), (home.verified_bytes(), 0), "{when}");
+                assert!(stored > 0, "{when}: one failure is no reason not to store the other content");
+            }
+            drop(store);
+            closed(&home).await;
+            is_a_store(&home, &when).await;
+            if fails >= steps {
+                break;
+            }
+        }
+    }
+}
+
 /// The process that is to be killed.
 async fn replace_in(dir: &str) {
     let config = StoreConfig { dir: dir.into(), max_bytes: MAX };

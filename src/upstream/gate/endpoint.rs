@@ -1,5 +1,7 @@
 //! One place where an upstream is asked: how questions to it end is noted, and while it does not answer or has asked not to be asked,
 //! it is left alone. It never asks twice, and it chooses nothing: which endpoint is asked is the gate's decision.
+//!
+//! Blobs are a matter of their own. Most registries have them elsewhere, so that they may be out of reach while all else is not.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -33,11 +35,27 @@ pub(super) struct Endpoint {
     shut: Arc<Notify>,
 }
 
+/// What a question is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Matter {
+    Documents,
+    /// Which are found through the registry as well.
+    Blobs,
+}
+
 struct State {
-    breaker: Breaker,
+    documents: Side,
+    blobs: Side,
     budget: Budget,
+}
+
+/// What is known of how one matter is answered.
+struct Side {
+    breaker: Breaker,
     /// The last question that had a good answer, for looks at an endpoint that fails.
     answered: Option<Question>,
+    /// What the last error of the server was about.
+    failed: Option<Target>,
 }
 
 /// A question under way.
@@ -66,18 +84,22 @@ impl Endpoint {
         deadline: Duration,
         shut: Arc<Notify>,
     ) -> Arc<Self> {
-        let state = State { breaker: Breaker::new(), budget: Budget::default(), answered: None };
+        let state = State { documents: Side::new(), blobs: Side::new(), budget: Budget::default() };
         Arc::new(Self { upstream, host, origin, deadline, state: Mutex::new(state), shut })
     }
 
-    /// Why the endpoint is not asked at the moment, if it is not.
-    pub(super) fn refusal(&self) -> Option<UpstreamError> {
+    /// Why the endpoint is not asked about this `matter` at the moment, if it is not.
+    pub(super) fn refusal(&self, matter: Matter) -> Option<UpstreamError> {
         let state = self.lock();
         let now = Instant::now();
         if let Some(rest) = state.budget.pause(now) {
             return Some(UpstreamError::RateLimited { retry_after: Some(rest), by: Party::Registry });
         }
-        state.breaker.open().map(|open| UpstreamError::Suspended {
+        let open = match matter {
+            Matter::Documents => state.documents.breaker.open(),
+            Matter::Blobs => state.documents.breaker.open().or(state.blobs.breaker.open()),
+        };
+        open.map(|open| UpstreamError::Suspended {
             cause: Box::new(open.cause.clone()),
             retry_after: open.look_at.saturating_duration_since(now),
         })
@@ -88,7 +110,7 @@ impl Endpoint {
         let asked = Asked {
             endpoint: Arc::clone(self),
             question: question.clone(),
-            opening: self.lock().breaker.opening(),
+            opening: self.lock().side(Matter::of(&question)).breaker.opening(),
             at: Instant::now(),
             has_ended: false,
         };
@@ -115,14 +137,8 @@ impl Endpoint {
         let now = Instant::now();
         EndpointStanding {
             host: self.host.clone(),
-            state: match state.breaker.open() {
-                None => EndpointState::Answers,
-                Some(open) => EndpointState::Suspended {
-                    since: now - open.since,
-                    cause: open.cause.clone(),
-                    next_look: open.look_at.saturating_duration_since(now),
-                },
-            },
+            state: state.documents.standing(now),
+            blobs: state.blobs.standing(now),
             limited_for: state.budget.pause(now),
             rate_limit: state.budget.told(now).cloned(),
         }
@@ -136,22 +152,11 @@ impl Endpoint {
     /// Notes how a question ended. What a 429 leaves open is said in the result.
     fn note(self: &Arc<Self>, asked: &Asked, result: Result<Answer, UpstreamError>) -> Result<Answer, UpstreamError> {
         let result = self.note_limits(result);
-        let now = Instant::now();
-        let mut state = self.lock();
-        if result.is_ok() {
-            state.answered = Some(asked.question.clone());
-        }
-        let change = match (Verdict::of(&result), &result) {
-            (Verdict::Answers, _) => state.breaker.answers(now),
-            (verdict @ (Verdict::Fails | Verdict::IsUnreachable), Err(cause)) => {
-                state.breaker.fails(asked.opening, verdict == Verdict::IsUnreachable, cause, now)
-            }
-            (Verdict::Nothing | Verdict::Fails | Verdict::IsUnreachable, _) => None,
-        };
-        drop(state);
+        let matter = Matter::of(&asked.question);
+        let change = self.lock().side(matter).note(asked, &result, Instant::now());
         match (change, &result) {
-            (Some(Change::Opened(opening)), Err(cause)) => self.opened(opening, &asked.question, cause),
-            (Some(Change::Closed(after)), _) => self.closed(after),
+            (Some(Change::Opened(opening)), Err(cause)) => self.opened(matter, opening, &asked.question, cause),
+            (Some(Change::Closed(after)), _) => self.closed(matter, after),
             _ => {}
         }
         result
@@ -181,23 +186,23 @@ impl Endpoint {
         Err(result)
     }
 
-    fn opened(self: &Arc<Self>, opening: Opening, question: &Question, cause: &UpstreamError) {
-        tracing::warn!(upstream = %self.upstream, host = self.host, error = %cause, "the upstream does not answer; it is left alone until it does");
+    fn opened(self: &Arc<Self>, matter: Matter, opening: Opening, question: &Question, cause: &UpstreamError) {
+        tracing::warn!(upstream = %self.upstream, host = self.host, about = matter.as_str(), error = %cause, "the upstream does not answer; it is left alone until it does");
         self.shut.notify_waiters();
         // Without a runtime the process is about to end.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(look_after(Arc::downgrade(self), opening, question.clone()));
+            runtime.spawn(look_after(Arc::downgrade(self), matter, opening, question.clone()));
         }
     }
 
-    fn closed(&self, after: Duration) {
-        tracing::info!(upstream = %self.upstream, host = self.host, ?after, "the upstream answers again");
+    fn closed(&self, matter: Matter, after: Duration) {
+        tracing::info!(upstream = %self.upstream, host = self.host, about = matter.as_str(), ?after, "the upstream answers again");
     }
 
     /// When to look at the endpoint again after this `opening`; `None` if there is no need any more.
-    fn next_look(&self, opening: Opening) -> Option<Instant> {
-        let state = self.lock();
-        let at = state.breaker.look_at(opening)?;
+    fn next_look(&self, matter: Matter, opening: Opening) -> Option<Instant> {
+        let mut state = self.lock();
+        let at = state.side(matter).breaker.look_at(opening)?;
         let now = Instant::now();
         Some(at.max(now + state.budget.pause(now).unwrap_or_default()))
     }
@@ -210,7 +215,7 @@ impl Endpoint {
             // A body is dropped.
             asking.map(|result| result.map(|_| ())).boxed()
         };
-        let known = self.lock().answered.clone().filter(|known| cheaply(known) != cheaply(question));
+        let known = self.lock().side(Matter::of(question)).answered.clone().filter(|known| cheaply(known) != cheaply(question));
         let failed = ask(question.clone());
         let (failed, known) = match known.map(ask) {
             None => (failed.await, None),
@@ -228,23 +233,10 @@ impl Endpoint {
         }
     }
 
-    fn note_look(&self, opening: Opening, found: Found) {
-        let now = Instant::now();
-        let mut state = self.lock();
-        if state.breaker.look_at(opening).is_none() {
-            return;
-        }
-        let change = match found {
-            Found::Answers => state.breaker.answers(now),
-            Found::AnswersOthers => state.breaker.answers_others(now),
-            Found::Fails(cause) => {
-                state.breaker.still_fails(opening, &cause, now);
-                None
-            }
-        };
-        drop(state);
+    fn note_look(&self, matter: Matter, opening: Opening, found: Found) {
+        let change = self.lock().side(matter).note_look(opening, found, Instant::now());
         if let Some(Change::Closed(after)) = change {
-            self.closed(after);
+            self.closed(matter, after);
         }
     }
 
@@ -253,17 +245,91 @@ impl Endpoint {
     }
 }
 
+impl Matter {
+    pub(super) fn of(question: &Question) -> Self {
+        match question.target {
+            Target::Blob(_) => Self::Blobs,
+            Target::Manifest(_) | Target::Tags { .. } | Target::Referrers { .. } => Self::Documents,
+        }
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Documents => "documents",
+            Self::Blobs => "blobs",
+        }
+    }
+}
+
+impl State {
+    fn side(&mut self, matter: Matter) -> &mut Side {
+        match matter {
+            Matter::Documents => &mut self.documents,
+            Matter::Blobs => &mut self.blobs,
+        }
+    }
+}
+
+impl Side {
+    fn new() -> Self {
+        Self { breaker: Breaker::new(), answered: None, failed: None }
+    }
+
+    fn standing(&self, now: Instant) -> EndpointState {
+        match self.breaker.open() {
+            None => EndpointState::Answers,
+            Some(open) => EndpointState::Suspended {
+                since: now - open.since,
+                cause: open.cause.clone(),
+                next_look: open.look_at.saturating_duration_since(now),
+            },
+        }
+    }
+
+    fn note(&mut self, asked: &Asked, result: &Result<Answer, UpstreamError>, now: Instant) -> Option<Change> {
+        let verdict = Verdict::of(result);
+        let cause = match result {
+            Ok(_) => {
+                self.answered = Some(asked.question.clone());
+                return self.breaker.answers(now);
+            }
+            Err(_) if verdict == Verdict::Answers => return self.breaker.answers(now),
+            Err(cause) if verdict.is_failure() => cause,
+            Err(_) => return None,
+        };
+        // A blob that is broken upstream is asked for again and again by its fill, and says nothing of other blobs.
+        if let (UpstreamError::Status { .. }, target @ Target::Blob(_)) = (cause, &asked.question.target)
+            && self.failed.replace(target.clone()).as_ref() == Some(target)
+        {
+            return None;
+        }
+        self.breaker.fails(asked.opening, verdict == Verdict::IsUnreachable, cause, now)
+    }
+
+    fn note_look(&mut self, opening: Opening, found: Found, now: Instant) -> Option<Change> {
+        self.breaker.look_at(opening)?;
+        match found {
+            Found::Answers => self.breaker.answers(now),
+            Found::AnswersOthers => self.breaker.answers_others(now),
+            Found::Fails(cause) => {
+                self.breaker.still_fails(opening, &cause, now);
+                None
+            }
+        }
+    }
+}
+
 /// Looks at an endpoint from time to time until it answers, or nobody has it any more.
-async fn look_after(endpoint: Weak<Endpoint>, opening: Opening, question: Question) {
+async fn look_after(endpoint: Weak<Endpoint>, matter: Matter, opening: Opening, question: Question) {
     loop {
-        let Some(at) = endpoint.upgrade().and_then(|endpoint| endpoint.next_look(opening)) else { return };
+        let Some(at) = endpoint.upgrade().and_then(|endpoint| endpoint.next_look(matter, opening)) else { return };
         if at > Instant::now() {
             sleep_until(at).await;
             continue;
         }
         let Some(endpoint) = endpoint.upgrade() else { return };
         let found = endpoint.look(&question).await;
-        endpoint.note_look(opening, found);
+        endpoint.note_look(matter, opening, found);
     }
 }
 

@@ -20,7 +20,10 @@ pub struct Standing {
 pub struct EndpointStanding {
     /// With its port, where that is not the scheme's own.
     pub host: String,
+    /// Whether it answers questions about manifests, tags and referrers; of others, too, none is asked while it does not.
     pub state: EndpointState,
+    /// Whether its blobs can be had.
+    pub blobs: EndpointState,
     /// For how much longer nothing is asked because it has limited the rate.
     pub limited_for: Option<Duration>,
     /// Its limit on pulls as it was last told, as long as the window of that lasts.
@@ -57,9 +60,10 @@ pub enum Unasked {
 }
 
 impl Standing {
-    /// Whether no endpoint is believed to answer.
+    /// Whether there is no endpoint that is believed to answer all that it is asked.
     pub fn is_open(&self) -> bool {
-        self.endpoints.iter().all(|endpoint| endpoint.state != EndpointState::Answers)
+        let answers = |endpoint: &EndpointStanding| [&endpoint.state, &endpoint.blobs] == [&EndpointState::Answers; 2];
+        !self.endpoints.iter().any(answers)
     }
 
     /// For how much longer every endpoint has asked not to be asked; zero if one has not.

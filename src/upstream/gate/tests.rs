@@ -308,6 +308,40 @@ async fn a_gate_that_nobody_has_any_more_looks_no_more() {
     assert_eq!(origins.asked().len(), 1);
 }
 
+fn blob(content: &[u8]) -> Question {
+    Question { target: Target::Blob(crate::oci::Digest::sha256(content)), ..manifest("library/app") }
+}
+
+#[tokio::test(start_paused = true)]
+async fn blobs_may_be_out_of_reach_while_manifests_are_not_and_not_the_other_way_round() {
+    let origins = Origins::new([Reply::Error(refused())]);
+    let gate = origins.gate(|_| {});
+    assert!(gate.ask(blob(b"1")).await.is_err());
+    origins.set(0, Reply::Answer);
+    assert_eq!(script::ask(&gate).await, Ok(()));
+    assert!(is_suspended_by(&gate.ask(blob(b"2")).await.map(drop), &refused()) && gate.standing().is_open());
+    assert!(gate.refusal().is_none() && gate.standing().endpoints[0].state == EndpointState::Answers);
+    sleep(Duration::from_secs(1)).await;
+    assert!(gate.ask(blob(b"2")).await.is_ok() && !gate.standing().is_open());
+
+    origins.set(0, Reply::Error(refused()));
+    let _ = script::ask(&gate).await;
+    assert!(is_suspended_by(&gate.ask(blob(b"1")).await.map(drop), &refused()));
+    assert_eq!(gate.standing().endpoints[0].blobs, EndpointState::Answers);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_blob_that_is_broken_is_not_all_blobs() {
+    let origins = Origins::new([status(500)]);
+    let gate = origins.gate(|_| {});
+    for _ in 0..20 {
+        assert!(gate.ask(blob(b"broken")).await.is_err());
+    }
+    assert!(!gate.standing().is_open());
+    assert!(gate.ask(blob(b"2")).await.is_err() && gate.ask(blob(b"3")).await.is_err());
+    assert!(gate.standing().is_open(), "those are three");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_listing_is_looked_for_with_get_where_it_has_no_head() {
     let origins = Origins::new([Reply::Error(refused())]);
