@@ -24,7 +24,7 @@ import pytest
 from lib import images
 from lib.clients import fleet
 from lib.clients.base import Client
-from lib.clients.fleet import Fleet
+from lib.clients.fleet import Crowd, Fleet
 from lib.hub import ALICE, PASSWORD, Hub
 from lib.images import Image
 from lib.larder import Footprint, Larder, Settings
@@ -121,6 +121,14 @@ def typical(request: pytest.FixtureRequest, clients: Fleet) -> Iterator[Client]:
 
 
 @pytest.fixture
+def crowd(clients: Fleet) -> Crowd:
+    """One client of each family, with empty stores, to be used together."""
+    made = Crowd(clients[name] for name in fleet.CROWD)
+    made.clear()
+    return made
+
+
+@pytest.fixture
 def room(workdir: Path, request: pytest.FixtureRequest) -> Path:
     """A folder for this test alone, named after it."""
     name = "".join(letter if letter.isalnum() else "-" for letter in request.node.name)
@@ -168,7 +176,7 @@ def footprint_returns(larder: Larder) -> Iterator[None]:
         now = larder.footprint()
         return now.memory <= most.memory and now.descriptors <= most.descriptors
 
-    wait_until(is_back, f"Larder to take no more than {most}; it takes {larder.footprint()}, and took {before}", 45)
+    wait_until(is_back, f"Larder to take no more than {most}, when it took {before} before", 45)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -13,6 +13,8 @@ from . import http
 from .clients.base import file_digest
 from .process import Daemon, free_port, run
 
+#: No variable of Larder's own.
+ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
 
 #: A field of a log line: a word, or a string in quotes.
 FIELD = re.compile(r'(\w+)=("(?:[^"\\]|\\.)*"|\S+)')
@@ -95,7 +97,7 @@ class Larder:
             "larder",
             [*before, self._program, "serve", "--config", str(self._config)],
             self.log,
-            environment={"PATH": "/usr/bin:/bin", **(environment or {})},
+            environment={**ENVIRONMENT, **(environment or {})},
         )
         self._daemon.start(self._ready)
 
@@ -122,17 +124,19 @@ class Larder:
     def accesses(self) -> list[Access]:
         """Every request for a manifest or a blob that it has answered so far, in all its runs."""
         found = []
-        for line in self.log.read_text(errors="replace").splitlines():
-            if "larder::access" in line and (fields := dict(FIELD.findall(line))).get("kind") in ("manifest", "blob"):
+        lines = self.log.read_text(errors="replace").splitlines()
+        for line in (line for line in lines if " larder::access: " in line):
+            fields = {name: value.strip('"') for name, value in FIELD.findall(line)}
+            if fields["kind"] in ("manifest", "blob"):
                 reference = fields.get("reference") or fields["digest"]
                 name = fields["repository"] + ("@" if ":" in reference else ":") + reference
-                agent = fields.get("user_agent", "").strip('"')
-                found.append(Access(fields["method"], fields["kind"], name, int(fields["status"]), agent))
+                client = fields.get("user_agent", "")
+                found.append(Access(fields["method"], fields["kind"], name, int(fields["status"]), client))
         return found
 
     def missing(self) -> list[dict[str, Any]]:
         """What `larder missing` tells."""
-        told = run([self._program, "missing", "--config", str(self._config), "--json"])
+        told = run([self._program, "missing", "--config", str(self._config), "--json"], environment=ENVIRONMENT)
         return [json.loads(line) for line in told.splitlines()]
 
     def metrics(self) -> dict[str, float]:

@@ -16,7 +16,6 @@ from . import http
 from .images import Document, Image, sha256
 from .process import Daemon, free_port, listens
 
-
 #: A GET in the access log: repository, `manifests` or `blobs`, reference, status and User-Agent.
 READ = re.compile(r'"GET /v2/(\S+?)/(manifests|blobs)/([^\s?]+)\S* HTTP/1\.1" (\d+) \d+ "[^"]*" "([^"]*)"')
 

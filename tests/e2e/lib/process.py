@@ -74,16 +74,16 @@ class Isolation:
         directory: Path,
         *,
         names: Mapping[str, str] = dict.fromkeys(REAL_REGISTRIES, NOWHERE),
-        nameserver: str = NOWHERE,
+        resolver: str = f"nameserver {NOWHERE}\noptions timeout:1 attempts:1\n",
     ) -> None:
-        """`names` have these addresses; for all others, `nameserver` is asked."""
+        """`names` have these addresses; for all others, those are asked whom `resolver` names, a resolv.conf."""
         directory.mkdir(parents=True, exist_ok=True)
         self.home = directory / "home"
         self.home.mkdir(exist_ok=True)
         self._hosts = hosts = directory / "hosts"
         self.know(names)
-        resolver = directory / "resolv.conf"
-        resolver.write_text(f"nameserver {nameserver}\noptions timeout:1 attempts:1\n")
+        resolv_conf = directory / "resolv.conf"
+        resolv_conf.write_text(resolver)
         self._prefix = (
             "unshare",
             "--mount",
@@ -91,7 +91,7 @@ class Isolation:
             "sh",
             "-ec",
             f"mount --bind {shlex.quote(str(hosts))} /etc/hosts; "
-            f"mount --bind {shlex.quote(str(resolver))} /etc/resolv.conf; "
+            f"mount --bind {shlex.quote(str(resolv_conf))} /etc/resolv.conf; "
             'exec "$@"',
             "isolated",
         )
