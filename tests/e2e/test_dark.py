@@ -46,7 +46,7 @@ def lost(dark: Dark, workdir: Path, mirror_address: str) -> Iterator[Fleet]:
     made.stop()
 
 
-@pytest.mark.larder(freshness="0s", answer="8s")
+@pytest.mark.larder(freshness="0s", answer="6s")
 def test_names_cannot_be_looked_up(
     larder: Larder, origin: Origin, clients: Fleet, dark: Dark, lost: Fleet, room: Path, shelf: Shelf
 ) -> None:

@@ -45,7 +45,7 @@ def halves() -> Image:
     return Image("library/halves", "1", images.platform_image(layers, "amd64"))
 
 
-@pytest.mark.larder(freshness="0s", answer="8s")
+@pytest.mark.larder(freshness="0s", answer="6s")
 @pytest.mark.parametrize("fault", ["down", "no-tokens", "limited", "silent", "denied", "flapping"])
 def test_no_fault_upstream_fails_a_pull(
     fault: str, larder: Larder, hub: Hub, origin: Origin, containerds: list[Client], clients: Fleet, shelf: Shelf
