@@ -130,6 +130,14 @@ pub struct TimeoutsConfig {
     pub revalidation: Duration,
 }
 
+impl TimeoutsConfig {
+    /// How long one question to an upstream may take, all told. A tag costs two at the most, and a fifth of the time that a client
+    /// waits is left for serving what is cached instead.
+    pub fn patience(&self) -> Duration {
+        self.answer.mul_f64(0.4)
+    }
+}
+
 impl Config {
     /// Reads `file`, if there is one, lays the `LARDER_…` variables of `environment` over it and checks the result.
     /// With neither, that is the default configuration: Docker Hub and the other well-known public registries.

@@ -136,13 +136,11 @@ async fn serve(file: Option<&Path>, config: &Config) -> anyhow::Result<()> {
     };
     let limits = Limits { lanes, unread_bytes: config.cache.finish_unread };
     let fills = Fills::new(store.clone(), limits, Arc::new(FillCounts(Arc::clone(&metrics))));
-    // A tag costs two questions at the most, and leaves a fifth of the time for serving what is cached instead.
-    let patience = config.timeouts.answer.mul_f64(0.4);
     let timing = Timing {
         freshness: config.freshness.clone(),
         revalidation: config.timeouts.revalidation,
         misses_per_client: config.limits.misses_per_client,
-        patience,
+        patience: config.timeouts.patience(),
     };
     let prefetch = config.cache.prefetch.then(|| Arc::new(PrefetchCounts(Arc::clone(&metrics))) as Arc<dyn PrefetchObserver>);
     let mirror = Mirror::new(upstreams, store, fills, clock, timing, prefetch);

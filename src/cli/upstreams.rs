@@ -71,7 +71,8 @@ fn gate(upstream: &UpstreamConfig, config: &Config, metrics: &Arc<Metrics>) -> a
         offline: config.offline || upstream.offline,
         reserve: upstream.rate_limit_reserve,
         concurrent_requests: upstream.concurrent_requests,
-        headers_timeout: config.timeouts.headers,
+        // Whoever asks gives up then: that a longer time has passed in silence would never be seen.
+        headers_timeout: config.timeouts.headers.min(config.timeouts.patience()),
     };
     Ok(Gate::new(gate, endpoint(registry)?, others, observer))
 }

@@ -24,12 +24,12 @@ import pytest
 from lib import images
 from lib.clients import fleet
 from lib.clients.base import Client
-from lib.clients.fleet import Fleet
+from lib.clients.fleet import Crowd, Fleet
 from lib.hub import ALICE, PASSWORD, Hub
 from lib.images import Image
-from lib.larder import Larder, Settings
+from lib.larder import Footprint, Larder, Settings
 from lib.origin import Origin
-from lib.process import Isolation, free_port
+from lib.process import Isolation, free_port, wait_until
 
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", Path(__file__).parents[2] / "target"))
 
@@ -121,6 +121,14 @@ def typical(request: pytest.FixtureRequest, clients: Fleet) -> Iterator[Client]:
 
 
 @pytest.fixture
+def crowd(clients: Fleet) -> Crowd:
+    """One client of each family, with empty stores, to be used together."""
+    made = Crowd(clients[name] for name in fleet.CROWD)
+    made.clear()
+    return made
+
+
+@pytest.fixture
 def room(workdir: Path, request: pytest.FixtureRequest) -> Path:
     """A folder for this test alone, named after it."""
     name = "".join(letter if letter.isalnum() else "-" for letter in request.node.name)
@@ -153,6 +161,22 @@ def larder(room: Path, hub: Hub, mirror_address: str, request: pytest.FixtureReq
     larder.stop()
     larder.verify_cache()
     larder.verify_log(confidential)
+
+
+@pytest.fixture
+def footprint_returns(larder: Larder) -> Iterator[None]:
+    """When the test is over, Larder soon takes no more of the machine than it did before, but for what it may keep:
+    memory for what it serves, and connections that may be used again.
+    """
+    before = larder.footprint()
+    yield
+    most = Footprint(before.memory + 64_000_000, before.descriptors + 24)
+
+    def is_back() -> bool:
+        now = larder.footprint()
+        return now.memory <= most.memory and now.descriptors <= most.descriptors
+
+    wait_until(is_back, f"Larder to take no more than {most}, when it took {before} before", 45)
 
 
 @pytest.hookimpl(wrapper=True)

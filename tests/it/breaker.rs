@@ -55,6 +55,18 @@ async fn until_descriptors(larder: &Larder, most: usize) {
     panic!("{} descriptors are open where there were {most}", larder.descriptors());
 }
 
+/// Clients wait for less here than the upstream is given: whoever gives up on it tells as much as its own deadline would.
+#[tokio::test]
+async fn an_upstream_that_outlasts_every_question_is_left_alone() {
+    let hub = hub_with(&image(708, &[1_000])).await;
+    let larder = Larder::with(&hub, "timeouts.answer = '1s'").await;
+    let _hole = hub.fault(Fault::on(Listener::Registry).hold());
+    for _ in 0..3 {
+        assert_eq!(larder.get(manifest(TAG)).await.error(), (504, "UNAVAILABLE".to_owned()));
+    }
+    assert_eq!(gauge(&larder, "upstream_open").await, 1.0);
+}
+
 /// Fault matrix, 1 to 3: what is accepted and never answered.
 #[tokio::test]
 async fn an_upstream_that_never_answers_is_not_waited_for_again_and_found_by_itself() {

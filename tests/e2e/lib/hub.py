@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from . import http
+from .images import Image
 from .process import Daemon, wait_until
 
 #: The user who may read the private image. The password is a canary as well: it may be in no log.
@@ -144,6 +145,49 @@ class Hub:
     def configure(self, **switches: Any) -> None:
         """Turns switches of the kit's configuration."""
         self.control("PATCH", "/config", switches)
+
+    def recover(self) -> None:
+        """Ends every fault, and listens everywhere."""
+        self.control("DELETE", "/faults")
+        self.come_back()
+
+    def lose_the_token_server(self) -> None:
+        """There are no tokens to be had any more, and those that were issued are worth nothing."""
+        self.configure(listening={"token": False})
+        self.revoke_tokens()
+
+    def fall_silent(self) -> None:
+        """Accepts every connection, reads every request, and answers none."""
+        for listener in LISTENERS:
+            self._fault({"listener": listener, "actions": [{"hold": {}}]})
+
+    def flap(self) -> None:
+        """Answers 503 to half of all requests, everywhere."""
+        for listener in LISTENERS:
+            chance = {"probability": 0.5, "seed": 37}
+            self._fault({"listener": listener, "chance": chance, "actions": [{"answer": {"status": 503}}]})
+
+    def falter(self, image: Image, times: int = 4) -> None:
+        """Answers 503 to every second request for each thing that an image consists of, so many times."""
+        documents = [image.tag, *(document.digest for document in image.documents)]
+        for path in (*(f"/manifests/{name}" for name in documents), *(f"/blobs/{digest}" for digest in image.blobs)):
+            for skipped in range(0, 2 * times, 2):
+                path_contains = [f"/{image.repository}{path}"]
+                rule = {"listener": "registry", "path_contains": path_contains, "skip": skipped, "times": 1}
+                self._fault({**rule, "actions": [{"answer": {"status": 503}}]})
+
+    def deny(self, status: int) -> None:
+        """Answers everything at the registry with 401 or 403 and a challenge that no token satisfies."""
+        challenge = ["WWW-Authenticate", 'Basic realm="hub"']
+        answer = {"answer": {"status": status, "headers": [challenge], "body": ""}}
+        self._fault({"listener": "registry", "actions": [answer]})
+
+    def withhold(self, digest: str, *, after: int) -> None:
+        """Cuts the CDN's next answer with this blob after so many bytes, and answers 503 to all further ones."""
+        cut = {"cut": {"at": after, "with": "fin"}}
+        self._fault({"listener": "cdn", "path_contains": [digest], "times": 1, "actions": [cut]})
+        answer = {"answer": {"status": 503}}
+        self._fault({"listener": "cdn", "path_contains": [digest], "skip": 1, "actions": [answer]})
 
     def refuse(self, status: int, *, retry_after: int) -> None:
         """Answers everything at the registry with this status from now on."""

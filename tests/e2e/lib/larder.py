@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from . import http
 from .clients.base import file_digest
-from .process import Daemon, free_port
+from .process import Daemon, free_port, run
+
+#: No variable of Larder's own.
+ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
+
+#: A field of a log line: a word, or a string in quotes.
+FIELD = re.compile(r'(\w+)=("(?:[^"\\]|\\.)*"|\S+)')
 
 
 @dataclass(frozen=True)
@@ -20,8 +27,37 @@ class Settings:
     freshness: str = "1h"
     max_size: str = "4GB"
     stall: str = "20s"
+    answer: str = "25s"
+    resolve: str = "3s"
+    offline: bool = False
     username: str | None = None
     password: str | None = None
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a process takes of the machine."""
+
+    #: Bytes of memory, without those of files.
+    memory: int
+    #: Open file descriptors.
+    descriptors: int
+
+    def __str__(self) -> str:
+        return f"{self.memory / 1e6:.1f} MB, {self.descriptors} descriptors"
+
+
+@dataclass(frozen=True)
+class Access:
+    """One request that Larder answered, as its access log tells."""
+
+    method: str
+    #: `manifest` or `blob`.
+    kind: str
+    #: What was asked for: `library/tiny:1`, `library/tiny@sha256:…`.
+    name: str
+    status: int
+    user_agent: str
 
 
 class Larder:
@@ -34,20 +70,35 @@ class Larder:
         self.admin = f"127.0.0.1:{free_port()}"
         self.cache = directory / "cache"
         self.log = directory / "larder.log"
+        self._program = str(program)
         self._upstream = upstream
         self._settings = settings
         self._config = directory / "larder.toml"
         self._password = directory / "password"
+        self._daemon = Daemon("larder", [], self.log)
+
+    def start(
+        self,
+        *,
+        upstream: str | None = None,
+        before: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        **changes: Any,
+    ) -> None:
+        """Starts it; returns when it says that it is ready.
+
+        `upstream` and `changes` (fields of `Settings`) hold from now on. `before` is a command that runs it, in the
+        same process, and `environment` is added to its own; both are for this start.
+        """
+        self._upstream = upstream or self._upstream
+        self._settings = replace(self._settings, **changes)
+        self._config.write_text(self._toml())
         self._daemon = Daemon(
             "larder",
-            [str(program), "serve", "--config", str(self._config)],
+            [*before, self._program, "serve", "--config", str(self._config)],
             self.log,
-            environment={"PATH": "/usr/bin:/bin"},
+            environment={**ENVIRONMENT, **(environment or {})},
         )
-
-    def start(self) -> None:
-        """Starts it; returns when it says that it is ready."""
-        self._config.write_text(self._toml())
         self._daemon.start(self._ready)
 
     def stop(self) -> None:
@@ -58,10 +109,35 @@ class Larder:
         """kill -9."""
         self._daemon.kill()
 
-    def restart(self) -> None:
-        """Stops it and starts it again on the same cache."""
+    def restart(self, **otherwise: Any) -> None:
+        """Stops it and starts it again on the same cache, with what `start` takes."""
         self.stop()
-        self.start()
+        self.start(**otherwise)
+
+    def footprint(self) -> Footprint:
+        """What it takes of the machine now."""
+        process = Path("/proc", str(self._daemon.pid))
+        anonymous = re.search(r"^RssAnon:\s+(\d+) kB$", (process / "status").read_text(), re.MULTILINE)
+        assert anonymous, "the kernel tells what memory a process has"
+        return Footprint(int(anonymous[1]) * 1024, len(list((process / "fd").iterdir())))
+
+    def accesses(self) -> list[Access]:
+        """Every request for a manifest or a blob that it has answered so far, in all its runs."""
+        found = []
+        lines = self.log.read_text(errors="replace").splitlines()
+        for line in (line for line in lines if " larder::access: " in line):
+            fields = {name: value.strip('"') for name, value in FIELD.findall(line)}
+            if fields["kind"] in ("manifest", "blob"):
+                reference = fields.get("reference") or fields["digest"]
+                name = fields["repository"] + ("@" if ":" in reference else ":") + reference
+                client = fields.get("user_agent", "")
+                found.append(Access(fields["method"], fields["kind"], name, int(fields["status"]), client))
+        return found
+
+    def missing(self) -> list[dict[str, Any]]:
+        """What `larder missing` tells."""
+        told = run([self._program, "missing", "--config", str(self._config), "--json"], environment=ENVIRONMENT)
+        return [json.loads(line) for line in told.splitlines()]
 
     def metrics(self) -> dict[str, float]:
         """Every sample of /metrics, by name and labels as they are written."""
@@ -105,6 +181,7 @@ class Larder:
         quote = json.dumps
         text = f"""
 listen = {quote(self.address)}
+offline = {quote(self._settings.offline)}
 
 [admin]
 listen = {quote(self.admin)}
@@ -119,6 +196,8 @@ tags = {quote(self._settings.freshness)}
 
 [timeouts]
 stall = {quote(self._settings.stall)}
+answer = {quote(self._settings.answer)}
+resolve = {quote(self._settings.resolve)}
 
 [log]
 level = "debug"

@@ -6,13 +6,27 @@ It is a plain registry. What makes an upstream like Docker Hub out of it is `lib
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from . import http
 from .images import Document, Image, sha256
 from .process import Daemon, free_port, listens
+
+#: A GET in the access log: repository, `manifests` or `blobs`, reference, status and User-Agent.
+READ = re.compile(r'"GET /v2/(\S+?)/(manifests|blobs)/([^\s?]+)\S* HTTP/1\.1" (\d+) \d+ "[^"]*" "([^"]*)"')
+
+
+class Read(NamedTuple):
+    """One GET."""
+
+    repository: str
+    kind: str
+    reference: str
+    status: int
 
 
 class Origin:
@@ -20,15 +34,35 @@ class Origin:
 
     def __init__(self, directory: Path) -> None:
         self.address = f"127.0.0.1:{free_port()}"
+        self._directory = directory
         directory.mkdir(parents=True)
-        config = directory / "config.yml"
         # JSON is YAML, and needs no quoting rules of its own.
-        config.write_text(json.dumps(registry_config(self.address, directory / "store")))
-        self._daemon = Daemon("origin", ["docker-registry", "serve", str(config)], directory / "origin.log")
+        self._config.write_text(json.dumps(registry_config(self.address, directory / "store")))
+        self._daemon = self.daemon("origin")
+
+    @property
+    def _config(self) -> Path:
+        return self._directory / "config.yml"
+
+    def daemon(self, name: str) -> Daemon:
+        """The program, with this store and this address; a second one needs another network namespace."""
+        return Daemon(name, ["docker-registry", "serve", str(self._config)], self._directory / f"{name}.log")
+
+    def listening(self) -> bool:
+        """Whether there is a registry at the address."""
+        return listens(self.address)
+
+    def reads_by(self, program: str) -> list[Read]:
+        """What a client whose User-Agent begins like this has read so far: every GET."""
+        return [
+            Read(repository, kind, reference, int(status))
+            for repository, kind, reference, status, agent in READ.findall(self._daemon.log.read_text())
+            if agent.startswith(program)
+        ]
 
     def start(self) -> None:
         """Starts the registry; returns when it accepts connections."""
-        self._daemon.start(lambda: listens(self.address))
+        self._daemon.start(self.listening)
 
     def stop(self) -> None:
         """Ends the registry."""

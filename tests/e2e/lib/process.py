@@ -69,14 +69,21 @@ def listens(address: str) -> bool:
 class Isolation:
     """A private mount namespace per command, whose /etc/hosts and /etc/resolv.conf are the tests' own."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        names: Mapping[str, str] = dict.fromkeys(REAL_REGISTRIES, NOWHERE),
+        resolver: str = f"nameserver {NOWHERE}\noptions timeout:1 attempts:1\n",
+    ) -> None:
+        """`names` have these addresses; for all others, those are asked whom `resolver` names, a resolv.conf."""
         directory.mkdir(parents=True, exist_ok=True)
         self.home = directory / "home"
         self.home.mkdir(exist_ok=True)
-        hosts = directory / "hosts"
-        hosts.write_text("127.0.0.1 localhost\n" + "".join(f"{NOWHERE} {name}\n" for name in REAL_REGISTRIES))
-        resolver = directory / "resolv.conf"
-        resolver.write_text(f"nameserver {NOWHERE}\noptions timeout:1 attempts:1\n")
+        self._hosts = hosts = directory / "hosts"
+        self.know(names)
+        resolv_conf = directory / "resolv.conf"
+        resolv_conf.write_text(resolver)
         self._prefix = (
             "unshare",
             "--mount",
@@ -84,10 +91,16 @@ class Isolation:
             "sh",
             "-ec",
             f"mount --bind {shlex.quote(str(hosts))} /etc/hosts; "
-            f"mount --bind {shlex.quote(str(resolver))} /etc/resolv.conf; "
+            f"mount --bind {shlex.quote(str(resolv_conf))} /etc/resolv.conf; "
             'exec "$@"',
             "isolated",
         )
+
+    def know(self, names: Mapping[str, str]) -> None:
+        """From now on these names have these addresses, for what runs already as well, and no others have any."""
+        lines = "".join(f"{address} {name}\n" for name, address in names.items())
+        # Not another file: what was mounted is this one.
+        self._hosts.write_text("127.0.0.1 localhost\n" + lines)
 
     def wrap(self, argv: Sequence[str]) -> list[str]:
         """`argv` as a command that runs it inside the namespace."""
@@ -152,6 +165,12 @@ class Daemon:
         self.log = log
         self._environment = environment
         self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process that was started."""
+        assert self._process is not None, f"{self.name} does not run"
+        return self._process.pid
 
     @property
     def running(self) -> bool:

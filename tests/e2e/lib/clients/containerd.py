@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -23,11 +25,9 @@ class Containerd:
         self.mounts.mkdir(parents=True)
         self.socket = directory / "containerd.sock"
         self.hosts = directory / "hosts"
-        hosts = self.hosts / "docker.io" / "hosts.toml"
-        hosts.parent.mkdir(parents=True)
-        hosts.write_text(
-            f'server = "https://registry-1.docker.io"\n[host."http://{mirror}"]\ncapabilities = ["pull", "resolve"]\n'
-        )
+        (self.hosts / "docker.io").mkdir(parents=True)
+        self._mirror = mirror
+        self._go_on_at("https://registry-1.docker.io")
         config = directory / "config.toml"
         config.write_text(
             "version = 2\n"
@@ -53,6 +53,20 @@ class Containerd:
     def stop(self) -> None:
         """Ends the daemon."""
         self.daemon.stop()
+
+    @contextlib.contextmanager
+    def with_origin(self, address: str) -> Iterator[None]:
+        """Meanwhile the registry behind the mirror is at `address`, speaks plain HTTP, and answers."""
+        self._go_on_at(f"http://{address}")
+        try:
+            yield
+        finally:
+            self._go_on_at("https://registry-1.docker.io")
+
+    def _go_on_at(self, origin: str) -> None:
+        """Names the origin, after the mirror. containerd reads this at every pull."""
+        mirror = f'[host."http://{self._mirror}"]\ncapabilities = ["pull", "resolve"]\n'
+        (self.hosts / "docker.io" / "hosts.toml").write_text(f'server = "{origin}"\n{mirror}')
 
     def reset(self) -> None:
         """Forgets everything, half-fetched content included, which no command of containerd's does."""
@@ -103,18 +117,18 @@ class Ctr(Client):
 
     def __init__(self, name: str, containerd: Containerd) -> None:
         self.name = name
-        self._containerd = containerd
+        self.containerd = containerd
 
     def pull(self, reference: str) -> None:
-        hosts = str(self._containerd.hosts)
+        hosts = str(self.containerd.hosts)
         options = ["--hosts-dir", hosts, "--platform", "linux/amd64"]
-        self._containerd.ctr("images", "pull", *options, f"'{reference}'")
+        self.containerd.ctr("images", "pull", *options, f"'{reference}'")
 
     def verify(self, image: Image, reference: str) -> None:
-        self._containerd.verify("default", image, reference)
+        self.containerd.verify("default", image, reference)
 
     def clear(self) -> None:
-        self._containerd.reset()
+        self.containerd.reset()
 
 
 class Cri(Client):
@@ -122,7 +136,7 @@ class Cri(Client):
 
     def __init__(self, name: str, containerd: Containerd) -> None:
         self.name = name
-        self._containerd = containerd
+        self.containerd = containerd
 
     def pull(self, reference: str) -> None:
         try:
@@ -135,13 +149,13 @@ class Cri(Client):
         assert _field(1, image.amd64.config_digest.encode()) in status
         repo_digest = f"docker.io/{image.repository}@{image.top.digest}"
         assert _field(3, repo_digest.encode()) in status
-        self._containerd.verify("k8s.io", image, reference)
+        self.containerd.verify("k8s.io", image, reference)
 
     def clear(self) -> None:
-        self._containerd.reset()
+        self.containerd.reset()
 
     def _call(self, method: str, message: bytes) -> bytes:
-        with grpc.insecure_channel(f"unix://{self._containerd.socket}") as channel:
+        with grpc.insecure_channel(f"unix://{self.containerd.socket}") as channel:
             call = channel.unary_unary(f"/runtime.v1.ImageService/{method}")
             answer: bytes = call(message, timeout=PULL_TIMEOUT, wait_for_ready=True)
             return answer

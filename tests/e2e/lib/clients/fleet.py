@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ..process import Isolation
@@ -27,6 +29,29 @@ NAMES = (
     "buildkit",
     "buildkit-trixie",
 )
+
+
+#: A client of each family. Two of the same daemon would clear each other's images.
+CROWD = ("podman", "skopeo", "cri", "dockerd", "buildkit-trixie")
+
+
+class Crowd:
+    """Clients that do the same at the same time. None of them shares a daemon with another."""
+
+    def __init__(self, clients: Iterable[Client]) -> None:
+        self._clients = list(clients)
+
+    def each(self, work: Callable[[Client], object]) -> None:
+        """All of them do it; then they forget what they pulled."""
+        with ThreadPoolExecutor() as pool:
+            for done in [pool.submit(work, client) for client in self._clients]:
+                done.result()
+        self.clear()
+
+    def clear(self) -> None:
+        """Empties their stores."""
+        for client in self._clients:
+            client.clear()
 
 
 class Fleet:
