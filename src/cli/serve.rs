@@ -277,6 +277,13 @@ impl Signals {
     }
 }
 
+async fn hangup(signal: Option<&mut Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -292,12 +299,5 @@ mod tests {
         ] {
             assert_eq!(connections_within(descriptors, wanted), accepted, "{descriptors:?}");
         }
-    }
-}
-
-async fn hangup(signal: Option<&mut Signal>) {
-    match signal {
-        Some(signal) => drop(signal.recv().await),
-        None => std::future::pending().await,
     }
 }
