@@ -37,7 +37,7 @@ use std::time::Duration;
 
 use futures::Stream;
 
-use self::blobs::Blobs;
+use self::blobs::{Blobs, Growth};
 use self::catalog::database::Database;
 use self::exclusive::Exclusive;
 use self::folder::Folder;
@@ -158,7 +158,7 @@ impl Store {
             catalog: Arc::clone(&catalog),
             budget,
             min_free: AtomicU64::new(0),
-            room: Mutex::default(),
+            growth: Mutex::new(Growth::Unknown { room: None }),
             pins: Pins::default(),
             claims: Exclusive::new(),
             evicting: Mutex::default(),

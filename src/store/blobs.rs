@@ -31,8 +31,7 @@ pub(super) struct Blobs {
     pub(super) budget: Budget,
     /// Bytes of the file system that are left to others.
     pub(super) min_free: AtomicU64,
-    /// See [`Store::limit_growth`](super::Store::limit_growth), until it can be done.
-    pub(super) room: Mutex<Option<u64>>,
+    pub(super) growth: Mutex<Growth>,
     pub(super) pins: Pins,
     /// A digest is held while its file and its row are changed.
     pub(super) claims: Exclusive<Digest>,
@@ -43,6 +42,15 @@ pub(super) struct Blobs {
     pub(super) walks: walk::Pending,
     pub(super) scrubbed: scrub::Counts,
     pub(super) parts: Parts,
+}
+
+/// Whether it is known how much is at rest, which a limit on the growth of that needs: since the end of the first walk.
+pub(super) enum Growth {
+    /// `room` is what is to be the limit then, in bytes.
+    Unknown {
+        room: Option<u64>,
+    },
+    Known,
 }
 
 impl Blobs {
@@ -79,21 +87,26 @@ impl Blobs {
     }
 
     pub(super) fn limit_growth(&self, room: u64) {
-        *self.room() = Some(room);
-        if !self.walks.is_any() {
-            self.settle_limit();
+        let mut growth = self.growth();
+        match *growth {
+            Growth::Known => self.limit_to(room),
+            Growth::Unknown { .. } => *growth = Growth::Unknown { room: Some(room) },
         }
     }
 
-    /// It is known what is at rest.
-    pub(super) fn settle_limit(&self) {
-        if let Some(room) = self.room().take() {
-            self.budget.limit(self.budget.amounts().at_rest.saturating_add(room));
+    /// The catalog agrees with the folder: it is known what is at rest.
+    pub(super) fn now_known(&self) {
+        if let Growth::Unknown { room: Some(room) } = std::mem::replace(&mut *self.growth(), Growth::Known) {
+            self.limit_to(room);
         }
     }
 
-    fn room(&self) -> MutexGuard<'_, Option<u64>> {
-        self.room.lock().unwrap_or_else(PoisonError::into_inner)
+    fn limit_to(&self, room: u64) {
+        self.budget.limit(self.budget.amounts().at_rest.saturating_add(room));
+    }
+
+    fn growth(&self) -> MutexGuard<'_, Growth> {
+        self.growth.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn open(&self, path: &Path) -> io::Result<(Arc<dyn StoredFile>, u64)> {
