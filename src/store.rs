@@ -41,7 +41,7 @@ use std::time::Duration;
 
 use futures::Stream;
 
-use self::blobs::Blobs;
+use self::blobs::{Blobs, Growth};
 use self::catalog::database::Database;
 use self::exclusive::Exclusive;
 use self::filesystem::Guarded;
@@ -174,7 +174,7 @@ impl Store {
             budget,
             min_free: AtomicU64::new(0),
             holds: Holds::default(),
-            room: Mutex::default(),
+            growth: Mutex::new(Growth::Unknown { room: None }),
             claims: Exclusive::new(),
             evicting: Mutex::default(),
             evictions: AtomicU64::new(0),

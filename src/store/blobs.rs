@@ -34,8 +34,7 @@ pub(super) struct Blobs {
     /// Bytes of the file system that are left to others.
     pub(super) min_free: AtomicU64,
     pub(super) holds: Holds,
-    /// See [`Store::limit_growth`](super::Store::limit_growth), until it can be done.
-    pub(super) room: Mutex<Option<u64>>,
+    pub(super) growth: Mutex<Growth>,
     /// A digest is held while its file and its row are changed.
     pub(super) claims: Exclusive<Digest>,
     /// Held by the one that evicts. A hit never waits for it.
@@ -49,6 +48,15 @@ pub(super) struct Blobs {
     pub(super) condemned: Mutex<HashSet<Digest>>,
     /// Ends the watch over the folder when it is dropped.
     pub(super) _watch: mpsc::Sender<Infallible>,
+}
+
+/// Whether it is known how much is at rest, which a limit on the growth of that needs: since the end of the first walk.
+pub(super) enum Growth {
+    /// `room` is what is to be the limit then, in bytes.
+    Unknown {
+        room: Option<u64>,
+    },
+    Known,
 }
 
 impl Blobs {
@@ -88,21 +96,26 @@ impl Blobs {
     }
 
     pub(super) fn limit_growth(&self, room: u64) {
-        *self.room() = Some(room);
-        if !self.walks.is_any() {
-            self.settle_limit();
+        let mut growth = self.growth();
+        match *growth {
+            Growth::Known => self.limit_to(room),
+            Growth::Unknown { .. } => *growth = Growth::Unknown { room: Some(room) },
         }
     }
 
-    /// It is known what is at rest.
-    pub(super) fn settle_limit(&self) {
-        if let Some(room) = self.room().take() {
-            self.budget.limit(self.budget.amounts().at_rest.saturating_add(room));
+    /// The catalog agrees with the folder: it is known what is at rest.
+    pub(super) fn now_known(&self) {
+        if let Growth::Unknown { room: Some(room) } = std::mem::replace(&mut *self.growth(), Growth::Known) {
+            self.limit_to(room);
         }
     }
 
-    fn room(&self) -> MutexGuard<'_, Option<u64>> {
-        self.room.lock().unwrap_or_else(PoisonError::into_inner)
+    fn limit_to(&self, room: u64) {
+        self.budget.limit(self.budget.amounts().at_rest.saturating_add(room));
+    }
+
+    fn growth(&self) -> MutexGuard<'_, Growth> {
+        self.growth.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn open(&self, path: &Path) -> io::Result<(Arc<dyn StoredFile>, u64)> {

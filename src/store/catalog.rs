@@ -295,9 +295,7 @@ impl Inner {
         let _claim = self.claims.claim(&self.refs.layout.tag(&place.upstream, &place.repository, tag));
         let TagRef { digest, media_type, size } = self.refs.tag(&place.upstream, &place.repository, tag)?;
         let record = TagRecord { digest, media_type, size, checked_at: TagRecord::NEVER };
-        // Whoever asks before it is stored brings it back again, and what is stored later comes later.
-        let stored = (place.clone(), tag.clone(), record.clone());
-        self.submit("write tag", move |connection| names::set_tag(connection, &stored.0, &stored.1, &stored.2));
+        self.store_tag(place, tag, &record);
         Some(record)
     }
 
@@ -432,15 +430,5 @@ impl Inner {
         if let Err(error) = self.database.write(work) {
             self.health.catalog_error(what, &error);
         }
-    }
-
-    /// As [`Inner::write`], without waiting.
-    fn submit(&self, what: &'static str, work: impl FnMut(&Connection) -> rusqlite::Result<()> + Send + 'static) {
-        let health = Arc::clone(&self.health);
-        self.database.submit(work, move |outcome| {
-            if let Err(error) = outcome {
-                health.catalog_error(what, &error);
-            }
-        });
     }
 }

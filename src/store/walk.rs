@@ -86,10 +86,6 @@ pub(super) fn start(requests: Receiver<()>, pending: Pending, blobs: Weak<Blobs>
                 return;
             }
             pending.walks.fetch_sub(served, Ordering::SeqCst);
-            // Who asked for it before that line did not see the walk end; who asks after it does.
-            if let Some(store) = blobs.upgrade() {
-                store.settle_limit();
-            }
         }
     };
     thread::Builder::new().name("larder-walk".into()).spawn(run).map(drop)
@@ -114,7 +110,7 @@ fn walk(blobs: &Weak<Blobs>) -> Result<(), Closed> {
         walk_blobs(&*open()?, first);
     }
     let store = open()?;
-    store.settle_limit();
+    store.now_known();
     // There may be more than the budget allows, since it was made smaller, or a loss of power has brought back what had been evicted.
     store.keep_within_limits();
     let amounts = store.budget.amounts();
