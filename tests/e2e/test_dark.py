@@ -46,6 +46,15 @@ def lost(dark: Dark, workdir: Path, mirror_address: str) -> Iterator[Fleet]:
     made.stop()
 
 
+def seconds_for_a_stale_answer(larder: Larder, target: str) -> float:
+    """How long it takes to be served what is cached."""
+    begun = time.monotonic()
+    answer = http.get(larder.address, target)
+    assert answer.status == 200
+    assert "fwd=stale" in answer.headers["Cache-Status"]
+    return time.monotonic() - begun
+
+
 @pytest.mark.larder(freshness="0s", answer="6s")
 def test_names_cannot_be_looked_up(
     larder: Larder, origin: Origin, clients: Fleet, dark: Dark, lost: Fleet, room: Path, shelf: Shelf
@@ -61,13 +70,10 @@ def test_names_cannot_be_looked_up(
     twin = origin.daemon("origin-in-the-dark")
     with dark.inside():
         larder.start(upstream=f"http://{NAME}:{port}", before=world.wrap([]))
-        # The first one waits for 1.5 s, and those after it for nothing.
-        for seconds in (4, 1, 1):
-            begun = time.monotonic()
-            answer = http.get(larder.address, cached)
-            assert time.monotonic() - begun < seconds
-            assert answer.status == 200
-            assert "fwd=stale" in answer.headers["Cache-Status"]
+        # The first one waits for 1.5 s, and those after it for nothing; the machine may be busy.
+        first, *others = (seconds_for_a_stale_answer(larder, cached) for _ in range(6))
+        assert first < 5
+        assert min(others) < 0.5
         refused = http.get(larder.address, new)
         assert refused.status in (502, 504)
         assert refused.json()["errors"][0]["code"] == "UNAVAILABLE"

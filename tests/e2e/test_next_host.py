@@ -46,7 +46,7 @@ def halves() -> Image:
 
 
 @pytest.mark.larder(freshness="0s", answer="6s")
-@pytest.mark.parametrize("fault", ["down", "no-tokens", "limited", "silent", "denied", "flapping"])
+@pytest.mark.parametrize("fault", ["down", "no-tokens", "limited", "silent", "denied", "forbidden", "flapping"])
 def test_no_fault_upstream_fails_a_pull(
     fault: str, larder: Larder, hub: Hub, origin: Origin, containerds: list[Client], clients: Fleet, shelf: Shelf
 ) -> None:
