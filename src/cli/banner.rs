@@ -29,7 +29,7 @@ pub(super) fn text(facts: &Facts<'_>) -> String {
         version = env!("CARGO_PKG_VERSION"),
         listen = facts.listen,
         cache = facts.cache_dir.display(),
-        size = gigabytes(facts.max_bytes),
+        size = amount(facts.max_bytes),
         admin = facts.admin,
         others = facts.other_upstreams.join(", "),
     );
@@ -73,14 +73,43 @@ pub(super) fn reachable(listen: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, listen.port())
 }
 
-pub(super) fn gigabytes(bytes: u64) -> String {
-    let gigabytes = bytes as f64 / 1e9;
-    if gigabytes < 10.0 { format!("{gigabytes:.2} GB") } else { format!("{gigabytes:.0} GB") }
+/// So many bytes as people write it: in powers of a thousand, as disks are sold.
+pub(super) fn amount(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["kB", "MB", "GB", "TB"];
+    if bytes < 1000 {
+        return format!("{bytes} B");
+    }
+    let (mut value, mut unit) = (bytes as f64 / 1e3, 0);
+    // What would be rounded to a thousand is one of the next unit.
+    while value >= 999.5 && unit + 1 < UNITS.len() {
+        value /= 1e3;
+        unit += 1;
+    }
+    let digits = usize::from(value < 9.995) * 2;
+    format!("{value:.digits$} {}", UNITS[unit])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn amounts_are_in_the_unit_that_fits() {
+        for (bytes, words) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "1.00 kB"),
+            (9_994, "9.99 kB"),
+            (9_996, "10 kB"),
+            (999_499, "999 kB"),
+            (999_500, "1.00 MB"),
+            (3_600_000_000, "3.60 GB"),
+            (216_000_000_000, "216 GB"),
+            (5_000_000_000_000_000, "5000 TB"),
+        ] {
+            assert_eq!(amount(bytes), words);
+        }
+    }
 
     #[test]
     fn the_lines_to_paste_name_an_address_that_can_be_reached() {

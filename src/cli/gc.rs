@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use serde::{Deserialize, Serialize};
 
-use super::banner::gigabytes;
+use super::banner::amount;
 use super::errand::{self, Errand, Keeper, Undone, to_json};
 use super::rm::count;
 use crate::config::MaxSize;
@@ -92,21 +92,21 @@ fn told(cleared: &Cleared) -> String {
     let mut text = String::new();
     for Content { digest, size, images } in evicted {
         let images = if images.is_empty() { "no image".to_owned() } else { images.join(", ") };
-        text += &format!("{digest}  {:>9}  {images}\n", gigabytes(*size));
+        text += &format!("{digest}  {:>9}  {images}\n", amount(*size));
     }
     let images: BTreeSet<&String> = evicted.iter().flat_map(|content| &content.images).collect();
     let (go, are) = if *dry_run { ("would go", "would be") } else { ("gone", "are") };
     if *parts_bytes > 0 {
-        text += &format!("{} of fetches that were broken off {go}\n", gigabytes(*parts_bytes));
+        text += &format!("{} of fetches that were broken off {go}\n", amount(*parts_bytes));
     }
     let bytes = evicted.iter().map(|content| content.size).sum();
     text += &format!(
         "{}, {}: {go}; {} {are} incomplete\n",
         count(evicted.len() as u64, "content"),
-        gigabytes(bytes),
+        amount(bytes),
         count(images.len() as u64, "image")
     );
-    text += &format!("free: {}, before {}\n", gigabytes(*free_after), gigabytes(*free_before));
+    text += &format!("free: {}, before {}\n", amount(*free_after), amount(*free_before));
     text
 }
 
@@ -125,7 +125,7 @@ mod tests {
         let cleared = Cleared { free_before: 0, free_after: 4_500_000_000, parts_bytes: 0, evicted, dry_run: true };
         let expected = "sha256:ab    1.50 GB  docker.io/a/b:1, docker.io/a/b:2\nsha256:ab    1.50 GB  docker.io/a/b:1\n\
             sha256:ab    1.50 GB  no image\n3 contents, 4.50 GB: would go; 2 images would be incomplete\n\
-            free: 4.50 GB, before 0.00 GB\n";
+            free: 4.50 GB, before 0 B\n";
         assert_eq!(told(&cleared), expected);
     }
 }

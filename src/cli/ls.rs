@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::banner::gigabytes;
+use super::banner::amount;
 use super::{FAILED, fail, load};
 use crate::store::{Image, Inspection};
 use crate::util::{Clock, SystemClock};
@@ -29,7 +29,7 @@ pub(super) fn run(file: Option<&Path>, json: bool, names: &[String]) -> ExitCode
         print!("{}", table(&images, now));
         if names.is_empty() {
             let plural = if images.len() == 1 { "" } else { "s" };
-            println!("{} image{plural}; in all {} of content", images.len(), gigabytes(bytes));
+            println!("{} image{plural}; in all {} of content", images.len(), amount(bytes));
         }
     }
     ExitCode::SUCCESS
@@ -68,8 +68,8 @@ fn table(images: &[Image], now: i64) -> String {
     let mut rows = vec![["IMAGE", "DIGEST", "SIZE", "PULLED", "CHECKED", "PIN"].map(str::to_owned)];
     rows.extend(images.iter().map(|image| {
         let size = match image.missing {
-            0 => gigabytes(image.size),
-            missing => format!("{} ({missing} missing)", gigabytes(image.size)),
+            0 => amount(image.size),
+            missing => format!("{} ({missing} missing)", amount(image.size)),
         };
         let digest = image.digest.to_string();
         let short = digest.char_indices().nth("sha256:".len() + 12).map_or(&*digest, |(end, _)| &digest[..end]);

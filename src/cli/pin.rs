@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::bail;
 use serde::{Deserialize, Serialize};
 
-use super::banner::gigabytes;
+use super::banner::amount;
 use super::errand::{self, Errand, Keeper, Undone, to_json};
 use super::names;
 use super::rm::count;
@@ -97,7 +97,7 @@ fn print(lines: &[PinLine], json: bool, state: &str) -> ExitCode {
 fn told(PinLine { name, contents, bytes }: &PinLine, state: &str) -> String {
     match contents {
         0 => format!("{name}: {state}; nothing of it is cached"),
-        contents => format!("{name}: {state}; {}, {}", count(*contents, "content"), gigabytes(*bytes)),
+        contents => format!("{name}: {state}; {}, {}", count(*contents, "content"), amount(*bytes)),
     }
 }
 

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use serde::{Deserialize, Serialize};
 
-use super::banner::gigabytes;
+use super::banner::amount;
 use super::errand::{self, Errand, Keeper, Undone, to_json};
 use super::names;
 use crate::store::{Name, Removal};
@@ -68,13 +68,13 @@ fn told(removed: &Removed) -> String {
     let Removed { images, contents, bytes, shared_contents, shared_bytes, shared_with, dry_run } = removed;
     let go = if *dry_run { "would be removed" } else { "removed" };
     let mut text: String = images.iter().map(|image| format!("{image}\n")).collect();
-    text += &format!("{}, {}: {} {go}\n", count(images.len() as u64, "image"), count(*contents, "content"), gigabytes(*bytes));
+    text += &format!("{}, {}: {} {go}\n", count(images.len() as u64, "image"), count(*contents, "content"), amount(*bytes));
     if *shared_contents > 0 {
         let stay = if *shared_contents == 1 { "stays" } else { "stay" };
         text += &format!(
             "{}, {}: {stay}, since they belong to {} as well\n",
             count(*shared_contents, "content"),
-            gigabytes(*shared_bytes),
+            amount(*shared_bytes),
             shared_with.join(", ")
         );
     }
@@ -102,7 +102,7 @@ mod tests {
             dry_run: true,
         };
         let expected = "docker.io/library/a:1\n1 image, 2 contents: 3.00 GB would be removed\n\
-            1 content, 0.50 GB: stays, since they belong to docker.io/library/b:1 as well\n";
+            1 content, 500 MB: stays, since they belong to docker.io/library/b:1 as well\n";
         assert_eq!(told(&removed), expected);
     }
 }

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use serde::{Deserialize, Serialize};
 
-use super::banner::gigabytes;
+use super::banner::amount;
 use super::errand::{self, Errand, Keeper, Served, Undone, to_json};
 use super::rm::count;
 use crate::telemetry::UpstreamTotals;
@@ -241,15 +241,15 @@ fn told(stats: &Stats) -> String {
     };
     let cache = &stats.cache;
     let share = cache.used_bytes.saturating_mul(100).checked_div(cache.capacity_bytes).unwrap_or(0);
-    line("cache", format!("{} of {} ({share} %)", gigabytes(cache.used_bytes), gigabytes(cache.capacity_bytes)));
+    line("cache", format!("{} of {} ({share} %)", amount(cache.used_bytes), amount(cache.capacity_bytes)));
     line("", format!("{}, {}", count(cache.images, "image"), count(cache.contents, "content")));
-    line("pinned", format!("{}, {}", gigabytes(cache.pinned_bytes), count(cache.pinned_contents, "content")));
+    line("pinned", format!("{}, {}", amount(cache.pinned_bytes), count(cache.pinned_contents, "content")));
     let Some(server) = &stats.server else {
         line("server", "none has the cache at the moment".to_owned());
         return text;
     };
-    line("in flight", format!("{}, {}", gigabytes(cache.reserved_bytes), count(server.fills_in_flight, "fill")));
-    line("evicted", format!("{}, {}", gigabytes(server.evicted_bytes), count(server.evictions, "content")));
+    line("in flight", format!("{}, {}", amount(cache.reserved_bytes), count(server.fills_in_flight, "fill")));
+    line("evicted", format!("{}, {}", amount(server.evicted_bytes), count(server.evictions, "content")));
     if let Some(trouble) = &server.trouble {
         line("trouble", format!("nothing can be stored: {trouble}"));
     }
@@ -266,13 +266,13 @@ fn told(stats: &Stats) -> String {
         "bytes",
         format!(
             "{} sent, {} fetched, {} saved",
-            gigabytes(server.sent_bytes),
-            gigabytes(server.received_bytes),
-            gigabytes(server.saved_bytes)
+            amount(server.sent_bytes),
+            amount(server.received_bytes),
+            amount(server.saved_bytes)
         ),
     );
     for (name, upstream) in server.upstreams.iter().filter(|(_, upstream)| upstream.is_remarkable()) {
-        line("upstream", format!("{name}: {} fetched", gigabytes(upstream.received_bytes)));
+        line("upstream", format!("{name}: {} fetched", amount(upstream.received_bytes)));
         for (kind, statuses) in &upstream.requests {
             let statuses: Vec<_> = statuses.iter().map(|(status, count)| format!("{status} {count}")).collect();
             line("", format!("{kind:<12}{}", statuses.join(", ")));
@@ -340,13 +340,13 @@ mod tests {
         let expected = "\
 cache       50 GB of 100 GB (50 %)
             1 image, 4 contents
-pinned      0.00 GB, 0 contents
-in flight   0.00 GB, 0 fills
-evicted     0.00 GB, 0 contents
+pinned      0 B, 0 contents
+in flight   0 B, 0 fills
+evicted     0 B, 0 contents
 requests    90.0 % from the cache
             hit                          9
             miss                         1
-bytes       0.00 GB sent, 0.00 GB fetched, 0.00 GB saved
+bytes       0 B sent, 0 B fetched, 0 B saved
 upstream    docker.io: 2.00 GB fetched
             blob        2xx 3, 429 1
             offline: it is not asked

@@ -12,7 +12,7 @@ use http::Method;
 use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 
-use super::banner::gigabytes;
+use super::banner::amount;
 use super::errand::{self, Cache, Keeper};
 use super::{FAILED, fail, load};
 use crate::config::Config;
@@ -75,7 +75,7 @@ async fn verify(config: &Config, json: bool) -> anyhow::Result<Totals> {
             println!("{line}");
         }
         match serde_json::from_str(&line).context("the server answers in words of another version")? {
-            Line::Damaged { digest, size } if !json => println!("{digest} ({}) was damaged, and is removed", gigabytes(size)),
+            Line::Damaged { digest, size } if !json => println!("{digest} ({}) was damaged, and is removed", amount(size)),
             Line::Done(totals) => {
                 if !json {
                     println!("{}", summary(totals));
@@ -95,7 +95,7 @@ fn summary(totals: Totals) -> String {
         1 => "one was damaged; it is fetched again when it is asked for".to_owned(),
         _ => format!("{damaged} were damaged; they are fetched again when they are asked for"),
     };
-    format!("{contents} contents, {}: {verdict}", gigabytes(bytes))
+    format!("{contents} contents, {}: {verdict}", amount(bytes))
 }
 
 /// Verifies all that is in `store`, and tells about it line by line (JSON).
@@ -173,6 +173,6 @@ mod tests {
     fn lines_say_what_they_mean() {
         let line = serde_json::to_string(&Line::Done(Totals { contents: 2, bytes: 10, damaged: 0 })).unwrap();
         assert_eq!(line, r#"{"done":{"contents":2,"bytes":10,"damaged":0}}"#);
-        assert_eq!(summary(Totals { contents: 2, bytes: 10, damaged: 0 }), "2 contents, 0.00 GB: all is as it should be");
+        assert_eq!(summary(Totals { contents: 2, bytes: 10, damaged: 0 }), "2 contents, 10 B: all is as it should be");
     }
 }
