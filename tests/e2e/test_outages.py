@@ -61,9 +61,10 @@ def test_clients_get_what_is_cached_and_later_the_rest(
 
 
 @pytest.mark.larder(freshness="0s")
-def test_every_second_answer_is_a_503(larder: Larder, hub: Hub, crowd: Crowd, shelf: Shelf) -> None:
-    """Nobody notices: neither who pulls what is new, nor who pulls what is cached."""
-    hub.falter(shelf.tiny)
-    for _ in range(2):
-        crowd.each(lambda client: client.fetch(shelf.tiny))
-    assert hub.spoiled() >= len(shelf.tiny.documents) + len(shelf.tiny.blobs)
+def test_every_second_answer_is_a_503(larder: Larder, hub: Hub, clients: Fleet, crowd: Crowd, shelf: Shelf) -> None:
+    """Nobody notices: neither Podman, which pulls what is new, nor any other, who pulls what is cached."""
+    hub.falter()
+    clients["podman"].fetch(shelf.tiny)
+    clients["podman"].clear()
+    crowd.each(lambda client: client.fetch(shelf.tiny))
+    assert hub.spoiled() > len(shelf.tiny.amd64.blobs)

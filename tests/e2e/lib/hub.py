@@ -11,7 +11,6 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from . import http
-from .images import Image
 from .process import Daemon, wait_until
 
 #: The user who may read the private image. The password is a canary as well: it may be in no log.
@@ -167,13 +166,11 @@ class Hub:
             chance = {"probability": 0.5, "seed": 37}
             self._fault({"listener": listener, "chance": chance, "actions": [{"answer": {"status": 503}}]})
 
-    def falter(self, image: Image, times: int = 4) -> None:
-        """Answers 503 to every second request for each thing that an image consists of, so many times."""
-        documents = [image.tag, *(document.digest for document in image.documents)]
-        for path in (*(f"/manifests/{name}" for name in documents), *(f"/blobs/{digest}" for digest in image.blobs)):
-            for skipped in range(0, 2 * times, 2):
-                path_contains = [f"/{image.repository}{path}"]
-                rule = {"listener": "registry", "path_contains": path_contains, "skip": skipped, "times": 1}
+    def falter(self, requests: int = 60) -> None:
+        """Answers 503 to every second request for a manifest, and for a blob, of the next `requests` of each kind."""
+        for kind in ("/manifests/", "/blobs/"):
+            for skipped in range(0, requests, 2):
+                rule = {"listener": "registry", "path_contains": [kind], "skip": skipped, "times": 1}
                 self._fault({**rule, "actions": [{"answer": {"status": 503}}]})
 
     def deny(self, status: int) -> None:
