@@ -37,6 +37,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// has failed this very content.
 const SHORT_WAIT: Duration = Duration::from_secs(5);
 
+/// For how long an upstream is left alone at the most that has only begun to answer with errors.
+const FLAPPING: Duration = Duration::from_secs(1);
+
 /// A lone connection that brings less than this in [`TRICKLE_TIME`] is replaced by a new one, once in a fill.
 const TRICKLE_BYTES: u64 = 64 << 10;
 const TRICKLE_TIME: Duration = Duration::from_secs(10);
@@ -154,6 +157,7 @@ async fn open_first(
     size: Option<u64>,
     tries: &mut Tries,
 ) -> Result<Opened, FillError> {
+    let begun = Instant::now();
     let mut has_waited = false;
     let mut asking = Asking::ForRanges;
     loop {
@@ -166,6 +170,10 @@ async fn open_first(
             Err(FillError::Upstream(error)) if error.is_transient() && !matches!(error, UpstreamError::Timeout { .. }) => {
                 tokio::time::sleep(tries.pause(error)?).await;
                 fills.resumed(fill);
+            }
+            // It is there, if not well: a moment later it may answer, and nobody has failed to try it.
+            Err(FillError::Upstream(error)) if is_flapping(&error) && begun.elapsed() < SHORT_WAIT => {
+                tokio::time::sleep(error.retry_after().unwrap_or_default().max(FIRST_PAUSE)).await;
             }
             // Who comes while it is left alone is told so at once; who has seen it fail waits for the end of that.
             Err(FillError::Upstream(error)) if tries.have_begun() && is_soon_over(&error) => {
@@ -474,6 +482,12 @@ impl Tries {
     fn have_begun(&self) -> bool {
         self.0 > 0
     }
+}
+
+/// Whether the upstream is left alone for a moment because of what it answered: it has not done so for long.
+fn is_flapping(error: &UpstreamError) -> bool {
+    let UpstreamError::Suspended { cause, retry_after } = error else { return false };
+    matches!(**cause, UpstreamError::Status { .. }) && *retry_after <= FLAPPING
 }
 
 /// Whether the upstream is left alone for no longer than one waits for it.

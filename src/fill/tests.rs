@@ -274,8 +274,11 @@ async fn a_body_that_is_cut_goes_on_where_it_stood() {
 
 /// An upstream that is left alone for a while after it has failed.
 fn suspended(retry_after: Duration) -> Script {
-    let cause = Box::new(UpstreamError::Status { status: 503 });
-    Script::Fail(UpstreamError::Suspended { cause, retry_after })
+    suspended_by(UpstreamError::Unreachable { reason: "refused".to_owned() }, retry_after)
+}
+
+fn suspended_by(cause: UpstreamError, retry_after: Duration) -> Script {
+    Script::Fail(UpstreamError::Suspended { cause: Box::new(cause), retry_after })
 }
 
 #[tokio::test]
@@ -299,6 +302,22 @@ async fn an_upstream_that_is_left_alone_for_a_moment_is_waited_for_by_who_has_se
         let error = bed.begin(Digest::sha256(&content)).opened().await.unwrap_err();
         assert!(matches!(error, FillError::Upstream(UpstreamError::Suspended { .. })), "{error}");
     }
+}
+
+/// An upstream that answers, if with errors, may be better in a moment: that costs no try.
+#[tokio::test]
+async fn an_upstream_that_flaps_is_waited_for_by_who_has_just_come() {
+    let content = content(4);
+    let flapping = || suspended_by(UpstreamError::Status { status: 503 }, Duration::from_millis(20));
+    let bed = Bed::new((0..5).map(|_| flapping()).chain([body(&content, 0, None)]).collect());
+    let fill = bed.begin(Digest::sha256(&content));
+    bed.permit(100);
+    assert!(read(&fill).await.0 == content);
+    bed.until_landed().await;
+
+    let down = suspended_by(UpstreamError::Status { status: 503 }, Duration::from_secs(8));
+    let error = Bed::new(vec![down]).begin(Digest::sha256(&content)).opened().await.unwrap_err();
+    assert!(matches!(error, FillError::Upstream(UpstreamError::Suspended { .. })), "{error}");
 }
 
 #[tokio::test]

@@ -301,7 +301,8 @@ impl Mirror {
         if !is_complete {
             return Err(if reason == StaleReason::Missing { error } else { MirrorError::Incomplete(cause) });
         }
-        if reason != StaleReason::Offline {
+        // That an upstream is left alone was said when that began.
+        if !matches!(cause, UpstreamError::Offline | UpstreamError::Suspended { .. }) {
             tracing::warn!(place = ?place, tag = %key.tag, error = %cause, "serving a stale tag");
         }
         Ok(document.answer(lookup))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from conftest import Shelf
 from lib import http
 from lib.clients.fleet import Fleet
@@ -11,6 +13,8 @@ from lib.hub import Hub
 from lib.larder import Larder
 
 
+# Bytes are counted: what a lane was sent beyond its share, when another one was given that, would be counted twice.
+@pytest.mark.larder(connections=1)
 def test_a_big_image_for_three_clients_is_read_once(larder: Larder, hub: Hub, clients: Fleet, shelf: Shelf) -> None:
     """dockerd, containerd and podman together; the CDN sends each byte once."""
     crowd = [clients[name] for name in ("dockerd", "cri", "podman")]
@@ -29,6 +33,7 @@ def test_a_big_image_for_three_clients_is_read_once(larder: Larder, hub: Hub, cl
         client.clear()
 
 
+@pytest.mark.larder(connections=1)
 def test_a_late_client_gets_at_once_what_has_come(larder: Larder, hub: Hub, clients: Fleet, shelf: Shelf) -> None:
     """Upstream holds a layer back halfway. A second client reads what is there, and then the rest with the first."""
     layer = max(shelf.big.amd64.layers, key=lambda layer: len(layer.blob))

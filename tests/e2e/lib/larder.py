@@ -29,6 +29,7 @@ class Settings:
     stall: str = "20s"
     answer: str = "25s"
     resolve: str = "3s"
+    connections: int = 4
     offline: bool = False
     username: str | None = None
     password: str | None = None
@@ -193,6 +194,9 @@ min_free = "100MB"
 
 [freshness]
 tags = {quote(self._settings.freshness)}
+
+[limits]
+connections_per_blob = {self._settings.connections}
 
 [timeouts]
 stall = {quote(self._settings.stall)}
