@@ -85,6 +85,7 @@ struct Shared {
     callers: Callers,
     /// What was noted a moment ago as asked for in vain.
     wanted: Remembered<wanted::Key, ()>,
+    wanted_pace: wanted::NotePace,
     listings: moka::sync::Cache<listings::Key, Arc<listings::Listing>>,
     fetches: SingleFlight<ContentKey, Result<Arc<Document>, MirrorError>>,
     resolutions: SingleFlight<TagKey, Result<TagRecord, MirrorError>>,
@@ -145,6 +146,7 @@ impl Mirror {
             slow: Remembered::new(slow::REMEMBERED, slow::UPSTREAMS),
             callers: Callers::new(timing.misses_per_client, timing.patience),
             wanted: Remembered::new(wanted::PAUSE, wanted::REMEMBERED),
+            wanted_pace: wanted::note_pace(),
             timing,
             documents: moka::sync::Cache::builder()
                 .max_capacity(DOCUMENTS_IN_MEMORY)
@@ -186,6 +188,14 @@ impl Mirror {
 
     pub fn fills(&self) -> &Fills {
         &self.shared.fills
+    }
+
+    /// Waits until the upstream of `place` may be asked on behalf of `caller`. What will not be asked has no turn to wait for.
+    async fn turn(&self, place: &Place, caller: Caller) -> Result<(), MirrorError> {
+        match place.upstream.origin.refusal() {
+            Some(_) => Ok(()),
+            None => self.shared.callers.turn(caller).await,
+        }
     }
 
     /// Notes that an upstream was asked on behalf of `caller` for what it does not have.

@@ -126,7 +126,7 @@ impl Mirror {
     pub(super) async fn confirm(&self, place: &Place, key: &ContentKey, caller: Caller) -> Result<Head, MirrorError> {
         self.not_known_missing(key)?;
         if !self.shared.confirmations.is_under_way(key) {
-            self.shared.callers.turn(caller).await?;
+            self.turn(place, caller).await?;
         }
         let (result, joined) = self
             .shared

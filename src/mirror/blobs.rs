@@ -103,7 +103,7 @@ impl Mirror {
     ) -> Result<BlobAnswer, MirrorError> {
         self.not_known_missing(key)?;
         if self.shared.fills.get(&key.digest).is_none() {
-            self.shared.callers.turn(caller).await?;
+            self.turn(place, caller).await?;
         }
         let source = place.source();
         for _ in 0..FOREIGN_FILLS {

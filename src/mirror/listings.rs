@@ -155,7 +155,7 @@ impl Mirror {
         caller: Caller,
     ) -> Result<(Arc<Listing>, bool), MirrorError> {
         if !self.shared.listing_fetches.is_under_way(key) {
-            self.shared.callers.turn(caller).await?;
+            self.turn(place, caller).await?;
         }
         let work = || {
             let (mirror, place, key) = (self.clone(), place.clone(), key.clone());

@@ -149,7 +149,7 @@ impl Mirror {
     ) -> Result<(Arc<Document>, CacheOutcome), MirrorError> {
         let key = ContentKey::new(place, Kind::Manifest, digest);
         if !self.shared.fetches.is_under_way(&key) {
-            self.shared.callers.turn(caller).await?;
+            self.turn(place, caller).await?;
         }
         let work = || {
             let (mirror, place, key) = (self.clone(), place.clone(), key.clone());

@@ -176,7 +176,7 @@ impl Mirror {
     /// Asks the upstream what the tag points to; all who wait share the question.
     async fn resolve(&self, place: &Place, key: &TagKey, caller: Caller) -> Result<(TagRecord, CacheOutcome), MirrorError> {
         if !self.shared.resolutions.is_under_way(key) {
-            self.shared.callers.turn(caller).await?;
+            self.turn(place, caller).await?;
         }
         let work = || {
             let (mirror, place, key) = (self.clone(), place.clone(), key.clone());

@@ -1,6 +1,9 @@
 //! What clients asked for in vain because nobody could be asked for it: noted, so that an operator can bring it.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
+
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
 use super::{Mirror, MirrorError, Place};
 use crate::oci::{Reference, RepositoryName, UpstreamName};
@@ -10,6 +13,16 @@ use crate::upstream::UpstreamError;
 /// How often the same thing is noted at the most, and of how many things that is remembered.
 pub(super) const PAUSE: Duration = Duration::from_secs(60);
 pub(super) const REMEMBERED: usize = 4096;
+
+/// How many notes are made in a second; what is more goes without one. Each is written to the disk.
+const NOTES_PER_SECOND: NonZeroU32 = NonZeroU32::new(20).expect("twenty is not zero");
+const NOTES_AT_ONCE: NonZeroU32 = NonZeroU32::new(500).expect("it is not zero");
+
+pub(super) type NotePace = DefaultDirectRateLimiter;
+
+pub(super) fn note_pace() -> NotePace {
+    RateLimiter::direct(Quota::per_second(NOTES_PER_SECOND).allow_burst(NOTES_AT_ONCE))
+}
 
 /// What was asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -32,7 +45,7 @@ impl Mirror {
             kind,
             reference: reference.clone(),
         };
-        if self.shared.wanted.get(&key).is_some() {
+        if self.shared.wanted.get(&key).is_some() || self.shared.wanted_pace.check().is_err() {
             return;
         }
         self.shared.wanted.insert(key.clone(), ());

@@ -53,3 +53,16 @@ async fn what_could_not_be_had_is_listed_until_it_is_here() {
     pull(&larder, NAME, TAG).await;
     assert_eq!(missing(&larder, &[]), []);
 }
+
+/// What nobody is asked for has no turn to wait for: a client that asks for very much is told at once, all the same.
+#[tokio::test]
+async fn misses_are_refused_at_once_however_many_there_are() {
+    let hub = hub_with(&image(901, &[1_000])).await;
+    let larder = Larder::with(&hub, "offline = true\n limits.misses_per_client = 1\n timeouts.answer = '2s'").await;
+    let misses = futures::future::join_all((0..100).map(|number| larder.get(manifest(format!("absent-{number}"))))).await;
+    for miss in misses {
+        assert_eq!(miss.error(), (404, "MANIFEST_UNKNOWN".to_owned()));
+    }
+    assert_eq!(hub.requests().count(), 0);
+    assert_eq!(missing(&larder, &[]).len(), 100);
+}
