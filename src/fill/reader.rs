@@ -16,6 +16,7 @@ use super::through::Through;
 use super::{Fills, Joined, Source};
 use crate::oci::Digest;
 use crate::store::{Content, StoredFile};
+use crate::upstream::UpstreamError;
 use crate::util::blocking;
 
 /// Bytes of content on their way to a client. It ends with an error if they cannot all be had; what came before must then not be
@@ -145,7 +146,8 @@ impl Reader {
                 Supply::Fill { fill, file } => match arrived(fill, file, span).await {
                     Err(error) if error.is_local() => {
                         let (source, digest, size) = (fill.source().clone(), *fill.digest(), fill.told_size());
-                        self.from = Supply::through(source, digest, size, span, &error).await?;
+                        let given = file.take();
+                        self.from = Supply::through(source, digest, size, span, given, &error).await?;
                         continue;
                     }
                     arrived => arrived?,
@@ -187,26 +189,29 @@ impl Supply {
         match fills.fill(*digest, source, Some(content.size)) {
             Joined::Began(fill) | Joined::InFlight(fill) => Ok(Self::fill(fill)),
             Joined::Broken(error) if error.is_local() => {
-                Self::through(source.clone(), *digest, Some(content.size), span, &error).await
+                // What was read of it had been verified when it came to rest.
+                Self::through(source.clone(), *digest, Some(content.size), span, None, &error).await
             }
             Joined::Broken(error) => Err(error),
         }
     }
 
     /// The rest straight from the upstream. Who reads all of it gets the end of that only if all that the upstream has hashes to the
-    /// digest.
+    /// digest; and, where what was read so far came out of `unverified`, nothing at all if that is not what the upstream has there.
     async fn through(
         source: Source,
         digest: Digest,
         size: Option<u64>,
         span: Span,
+        unverified: Option<Arc<dyn StoredFile>>,
         cause: &FillError,
     ) -> Result<Self, FillError> {
         tracing::warn!(blob.digest = %digest, %cause, "the cache fails in the middle of a blob; the rest passes through");
         let through = Arc::new(Through::open(source, digest, size).await?);
-        Ok(Self::Through(match span.is_whole(size) {
-            true => skip(through.read_all(), span.position),
-            false => through.read(span.rest()),
+        Ok(Self::Through(match (span.is_whole(size), unverified) {
+            (true, Some(file)) => skip_the_same(through.read_all(), file, span.position),
+            (true, None) => skip(through.read_all(), span.position),
+            (false, _) => through.read(span.rest()),
         }))
     }
 }
@@ -223,6 +228,25 @@ async fn arrived(fill: &Fill, file: &mut Option<Arc<dyn StoredFile>>, span: Span
     };
     let read = read_chunk(Arc::clone(file), span.position..end).await?;
     read.map(Some).map_err(|error| FillError::Disk(error.to_string()))
+}
+
+/// What comes after the first `count` bytes, if those are what `file` begins with; else an error in its place.
+fn skip_the_same(bytes: ByteStream, file: Arc<dyn StoredFile>, count: u64) -> ByteStream {
+    let rest = stream::try_unfold((bytes, file, 0), move |(mut bytes, file, mut compared)| async move {
+        let Some(mut chunk) = bytes.next().await.transpose()? else { return Ok(None) };
+        while compared < count && !chunk.is_empty() {
+            let wanted = (count - compared).min(chunk.len() as u64);
+            let before = read_chunk(Arc::clone(&file), compared..compared + wanted).await?;
+            let before = before.map_err(|error| FillError::Disk(error.to_string()))?;
+            if chunk.split_to(before.len()) != before {
+                let reason = "it sends other bytes than those that have gone out already".to_owned();
+                return Err(UpstreamError::Broken { reason }.into());
+            }
+            compared += before.len() as u64;
+        }
+        Ok(Some((chunk, (bytes, file, compared))))
+    });
+    rest.boxed()
 }
 
 /// What comes after the first `count` bytes.
