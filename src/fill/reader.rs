@@ -65,6 +65,8 @@ enum Supply {
     Fill {
         fill: Arc<Fill>,
         file: Option<Arc<dyn StoredFile>>,
+        /// The reader's position when it began to take from here.
+        since: u64,
     },
     /// The bytes from the reader's position on.
     Through(ByteStream),
@@ -105,7 +107,7 @@ impl Readable {
     pub fn read_all(&self) -> ByteStream {
         match self {
             Self::AtRest(shelved) => Reader::new(Supply::Shelf(shelved.clone()), 0..shelved.content.size).stream(),
-            Self::InFlight(fill) => Reader::new(Supply::fill(Arc::clone(fill)), 0..u64::MAX).stream(),
+            Self::InFlight(fill) => Reader::new(Supply::fill(Arc::clone(fill), 0), 0..u64::MAX).stream(),
             Self::Through(through) => Arc::clone(through).read_all(),
         }
     }
@@ -114,7 +116,7 @@ impl Readable {
     pub fn read(&self, range: Range<u64>) -> ByteStream {
         match self {
             Self::AtRest(shelved) => Reader::new(Supply::Shelf(shelved.clone()), range).stream(),
-            Self::InFlight(fill) => Reader::new(Supply::fill(Arc::clone(fill)), range).stream(),
+            Self::InFlight(fill) => Reader::new(Supply::fill(Arc::clone(fill), range.start), range).stream(),
             Self::Through(through) => Arc::clone(through).read(range),
         }
     }
@@ -143,10 +145,10 @@ impl Reader {
                         continue;
                     }
                 },
-                Supply::Fill { fill, file } => match arrived(fill, file, span).await {
+                Supply::Fill { fill, file, since } => match arrived(fill, file, span).await {
                     Err(error) if error.is_local() => {
                         let (source, digest, size) = (fill.source().clone(), *fill.digest(), fill.told_size());
-                        let given = file.take();
+                        let given = file.take().map(|file| (file, *since)).filter(|(_, since)| *since < span.position);
                         self.from = Supply::through(source, digest, size, span, given, &error).await?;
                         continue;
                     }
@@ -176,8 +178,8 @@ impl Span {
 }
 
 impl Supply {
-    fn fill(fill: Arc<Fill>) -> Self {
-        Self::Fill { fill, file: None }
+    fn fill(fill: Arc<Fill>, since: u64) -> Self {
+        Self::Fill { fill, file: None, since }
     }
 
     /// Has content fetched again of which the disk does not give what it should, for this reader and all that follow. The fill
@@ -187,7 +189,7 @@ impl Supply {
         tracing::error!(blob.digest = %digest, %error, "content at rest cannot be read; it is dropped and fetched again");
         fills.store().read_failed(digest, error).await;
         match fills.fill(*digest, source, Some(content.size)) {
-            Joined::Began(fill) | Joined::InFlight(fill) => Ok(Self::fill(fill)),
+            Joined::Began(fill) | Joined::InFlight(fill) => Ok(Self::fill(fill, span.position)),
             Joined::Broken(error) if error.is_local() => {
                 // What was read of it had been verified when it came to rest.
                 Self::through(source.clone(), *digest, Some(content.size), span, None, &error).await
@@ -197,19 +199,19 @@ impl Supply {
     }
 
     /// The rest straight from the upstream. Who reads all of it gets the end of that only if all that the upstream has hashes to the
-    /// digest; and, where what was read so far came out of `unverified`, nothing at all if that is not what the upstream has there.
+    /// digest; and, where what was read from some position on came out of `unverified`, nothing at all if that is not what the upstream has there.
     async fn through(
         source: Source,
         digest: Digest,
         size: Option<u64>,
         span: Span,
-        unverified: Option<Arc<dyn StoredFile>>,
+        unverified: Option<(Arc<dyn StoredFile>, u64)>,
         cause: &FillError,
     ) -> Result<Self, FillError> {
         tracing::warn!(blob.digest = %digest, %cause, "the cache fails in the middle of a blob; the rest passes through");
         let through = Arc::new(Through::open(source, digest, size).await?);
         Ok(Self::Through(match (span.is_whole(size), unverified) {
-            (true, Some(file)) => skip_the_same(through.read_all(), file, span.position),
+            (true, Some((file, since))) => skip_the_same(through.read_all(), file, since..span.position),
             (true, None) => skip(through.read_all(), span.position),
             (false, _) => through.read(span.rest()),
         }))
@@ -230,12 +232,13 @@ async fn arrived(fill: &Fill, file: &mut Option<Arc<dyn StoredFile>>, span: Span
     read.map(Some).map_err(|error| FillError::Disk(error.to_string()))
 }
 
-/// What comes after the first `count` bytes, if those are what `file` begins with; else an error in its place.
-fn skip_the_same(bytes: ByteStream, file: Arc<dyn StoredFile>, count: u64) -> ByteStream {
-    let rest = stream::try_unfold((bytes, file, 0), move |(mut bytes, file, mut compared)| async move {
+/// What comes after `given`, if what is there is what `file` has there; else an error in its place.
+fn skip_the_same(bytes: ByteStream, file: Arc<dyn StoredFile>, given: Range<u64>) -> ByteStream {
+    let state = (skip(bytes, given.start), file, given.start);
+    let rest = stream::try_unfold(state, move |(mut bytes, file, mut compared)| async move {
         let Some(mut chunk) = bytes.next().await.transpose()? else { return Ok(None) };
-        while compared < count && !chunk.is_empty() {
-            let wanted = (count - compared).min(chunk.len() as u64);
+        while compared < given.end && !chunk.is_empty() {
+            let wanted = (given.end - compared).min(chunk.len() as u64);
             let before = read_chunk(Arc::clone(&file), compared..compared + wanted).await?;
             let before = before.map_err(|error| FillError::Disk(error.to_string()))?;
             if chunk.split_to(before.len()) != before {

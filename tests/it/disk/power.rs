@@ -8,7 +8,7 @@ use larder_testkit::{Digest, Image, Listener};
 
 use crate::support::{Disk, End, Larder, NAME, TAG, blob, hub_with, image, pull};
 
-/// Pulls that are under way come to their end; what was said to be at rest still is, what is at rest is right, and the rest is fetched
+/// Pulls that are under way come to their end, or end short of it; what was said to be at rest still is, what is at rest is right, and the rest is fetched
 /// again. Half of the times the mirror is killed as well, else it finds the disk again by itself.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_loss_of_power_leaves_is_right() {
@@ -30,7 +30,10 @@ async fn what_a_loss_of_power_leaves_is_right() {
         };
         let (downloads, ()) = tokio::join!(downloads, loss);
         for (download, layer) in downloads.iter().zip(image.layers()) {
-            assert_eq!((download.head.status, download.end, &download.digest), (200, End::Complete, layer.digest()), "{round}");
+            // Whether what has gone out was right can be told no more where the disk gives nothing back: such a body ends short.
+            let is_right = (download.end, &download.digest) == (End::Complete, layer.digest());
+            let ends_short = download.end == End::Fin && download.bytes < layer.bytes().len() as u64;
+            assert!(download.head.status == 200 && (is_right || ends_short), "{round}: {download:?}");
         }
         let is_killed = round % 2 == 0;
         if is_killed {
