@@ -21,7 +21,7 @@ mod verify;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, MaxSize};
 use crate::store::Name;
@@ -53,31 +53,11 @@ enum Command {
     /// List what is cached, by the names under which it can be pulled.
     ///
     /// Works beside a running server and on a folder that no server has; it changes nothing.
-    Ls {
-        /// Only what belongs to these: an upstream, a namespace, a repository or an image, e.g. docker.io/library.
-        #[arg(value_name = "NAME")]
-        names: Vec<String>,
-        /// The configuration file of the server.
-        #[arg(long, value_name = "FILE")]
-        config: Option<PathBuf>,
-        /// Print one JSON object a line, for scripts. Times are in seconds since 1970-01-01 UTC.
-        #[arg(long)]
-        json: bool,
-    },
+    Ls(Listing),
     /// List what was asked for, was not cached, and could not be fetched because its upstream was offline, down or limiting.
     ///
     /// What has come since is left out. Works beside a running server and on a folder that no server has; it changes nothing.
-    Missing {
-        /// Only what belongs to these: an upstream, a namespace, a repository or an image, e.g. docker.io/library.
-        #[arg(value_name = "NAME")]
-        names: Vec<String>,
-        /// The configuration file of the server.
-        #[arg(long, value_name = "FILE")]
-        config: Option<PathBuf>,
-        /// Print one JSON object a line, for scripts. Times are in seconds since 1970-01-01 UTC.
-        #[arg(long)]
-        json: bool,
-    },
+    Missing(Listing),
     /// Read all that is cached again, and remove what is damaged: it is fetched again when it is asked for.
     ///
     /// Works beside a running server, which then does it, and on a folder that no server has. Exits with 0 if all was right, with
@@ -182,12 +162,26 @@ enum Command {
     },
 }
 
+// What a tool that lists takes. (A doc comment would replace that of the command.)
+#[derive(Args)]
+struct Listing {
+    /// Only what belongs to these: an upstream, a namespace, a repository or an image, e.g. docker.io/library.
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    /// The configuration file of the server.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print one JSON object a line, for scripts. Times are in seconds since 1970-01-01 UTC.
+    #[arg(long)]
+    json: bool,
+}
+
 /// Runs the command that the process was started with.
 pub fn run() -> ExitCode {
     match Cli::parse().command {
         Command::Serve { config } => serve::run(config.as_deref()),
-        Command::Ls { names, config, json } => ls::run(config.as_deref(), json, &names),
-        Command::Missing { names, config, json } => missing::run(config.as_deref(), json, &names),
+        Command::Ls(Listing { names, config, json }) => ls::run(config.as_deref(), json, &names),
+        Command::Missing(Listing { names, config, json }) => missing::run(config.as_deref(), json, &names),
         Command::Verify { config, json } => verify::run(config.as_deref(), json),
         Command::Stats { config, json } => stats::run(config.as_deref(), json),
         Command::Rm { names, dry_run, force, config, json } => rm::run(config.as_deref(), json, names, dry_run, force),

@@ -160,6 +160,16 @@ pub(super) fn tool<E: Errand>(keeper: &Keeper) -> Tool {
     Tool { path: E::PATH, is_safe: E::IS_SAFE, answer: Arc::new(answer) }
 }
 
+/// Prints what a tool has answered: one JSON object, or what `told` says of it.
+pub(super) fn show<T: Serialize>(json: bool, answer: &T, told: impl FnOnce(&T) -> String) -> ExitCode {
+    if json {
+        println!("{}", to_json(answer));
+    } else {
+        print!("{}", told(answer));
+    }
+    ExitCode::SUCCESS
+}
+
 /// A value of ours as JSON.
 pub(super) fn to_json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("texts, numbers and lists are JSON")

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use serde::{Deserialize, Serialize};
 
 use super::banner::amount;
-use super::errand::{self, Errand, Keeper, Undone, to_json};
+use super::errand::{self, Errand, Keeper, Undone};
 use super::rm::count;
 use crate::config::MaxSize;
 use crate::store::Clearing;
@@ -53,18 +53,7 @@ pub(super) fn run(file: Option<&Path>, json: bool, free: MaxSize, dry_run: bool)
         MaxSize::Bytes(bytes) => Free::Bytes(bytes),
         MaxSize::Share(percent) => Free::Share(percent),
     };
-    errand::run(
-        file,
-        |_| Ok(Gc { free, dry_run }),
-        |cleared| {
-            if json {
-                println!("{}", to_json(&cleared))
-            } else {
-                print!("{}", told(&cleared))
-            }
-            ExitCode::SUCCESS
-        },
-    )
+    errand::run(file, |_| Ok(Gc { free, dry_run }), |cleared| errand::show(json, &cleared, told))
 }
 
 impl Errand for Gc {

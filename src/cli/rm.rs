@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use serde::{Deserialize, Serialize};
 
 use super::banner::amount;
-use super::errand::{self, Errand, Keeper, Undone, to_json};
+use super::errand::{self, Errand, Keeper, Undone};
 use super::names;
 use crate::store::{Name, Removal};
 
@@ -33,18 +33,7 @@ pub(super) struct Removed {
 
 pub(super) fn run(file: Option<&Path>, json: bool, wanted: Vec<Name>, dry_run: bool, force: bool) -> ExitCode {
     let names = wanted.into_iter().map(|name| names::in_full(name).to_string()).collect();
-    errand::run(
-        file,
-        |_| Ok(Rm { names, dry_run, force }),
-        |removed| {
-            if json {
-                println!("{}", to_json(&removed))
-            } else {
-                print!("{}", told(&removed))
-            }
-            ExitCode::SUCCESS
-        },
-    )
+    errand::run(file, |_| Ok(Rm { names, dry_run, force }), |removed| errand::show(json, &removed, told))
 }
 
 impl Errand for Rm {

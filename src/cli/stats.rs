@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use serde::{Deserialize, Serialize};
 
 use super::banner::amount;
-use super::errand::{self, Errand, Keeper, Served, Undone, to_json};
+use super::errand::{self, Errand, Keeper, Served, Undone};
 use super::rm::count;
 use crate::telemetry::UpstreamTotals;
 use crate::upstream::{EndpointStanding, EndpointState, Standing};
@@ -92,18 +92,7 @@ struct EndpointStats {
 }
 
 pub(super) fn run(file: Option<&Path>, json: bool) -> ExitCode {
-    errand::run(
-        file,
-        |_| Ok(AskStats),
-        |stats| {
-            if json {
-                println!("{}", to_json(&stats))
-            } else {
-                print!("{}", told(&stats))
-            }
-            ExitCode::SUCCESS
-        },
-    )
+    errand::run(file, |_| Ok(AskStats), |stats| errand::show(json, &stats, told))
 }
 
 impl Errand for AskStats {

@@ -118,6 +118,11 @@ impl Fill {
         .await
     }
 
+    /// Whether all of it has arrived and hashes to the digest.
+    pub(super) fn is_verified(&self) -> bool {
+        matches!(self.lock().phase, Phase::Verified { .. })
+    }
+
     /// Whether the upstream has been asked and has answered that the repository has the content. Content that was found at rest when
     /// the fill began is nobody's word.
     pub fn is_vouched_for(&self) -> bool {

@@ -148,7 +148,9 @@ impl Reader {
                 Supply::Fill { fill, file, since } => match arrived(fill, file, span).await {
                     Err(error) if error.is_local() => {
                         let (source, digest, size) = (fill.source().clone(), *fill.digest(), fill.told_size());
-                        let given = file.take().map(|file| (file, *since)).filter(|(_, since)| *since < span.position);
+                        // Of a fill that is verified, what has gone out was right.
+                        let given = file.take().map(|file| (file, *since));
+                        let given = given.filter(|(_, since)| *since < span.position && !fill.is_verified());
                         self.from = Supply::through(source, digest, size, span, given, &error).await?;
                         continue;
                     }

@@ -185,8 +185,11 @@ fn beginning(size: usize, len: usize) -> PartMap {
 }
 
 async fn read(fill: &Arc<Fill>) -> (Vec<u8>, Option<FillError>) {
-    let mut stream = Readable::InFlight(Arc::clone(fill)).read_all();
-    let mut got = Vec::new();
+    rest(Readable::InFlight(Arc::clone(fill)).read_all(), Vec::new()).await
+}
+
+/// What was got already and all that comes after it, with the error that ends it.
+async fn rest(mut stream: ByteStream, mut got: Vec<u8>) -> (Vec<u8>, Option<FillError>) {
     while let Some(chunk) = stream.next().await {
         match chunk {
             Ok(bytes) => got.extend_from_slice(&bytes),

@@ -6,6 +6,7 @@ mod conformance;
 mod crash;
 mod eviction;
 mod faults;
+mod gate;
 mod parts;
 mod pins;
 mod policy;

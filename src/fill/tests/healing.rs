@@ -28,16 +28,6 @@ fn cut(bed: &Bed, digest: &Digest, length: usize) {
     assert!(bytes.len() > length);
 }
 
-async fn rest(mut stream: ByteStream, mut got: Vec<u8>) -> (Vec<u8>, Option<FillError>) {
-    while let Some(chunk) = stream.next().await {
-        match chunk {
-            Ok(bytes) => got.extend_from_slice(&bytes),
-            Err(error) => return (got, Some(error)),
-        }
-    }
-    (got, None)
-}
-
 #[tokio::test]
 async fn a_file_that_is_shorter_than_it_was_is_fetched_again_for_the_same_body() {
     let content = content(40);
@@ -70,6 +60,30 @@ async fn what_heals_a_body_is_verified_before_its_tail_goes_out() {
     assert!(matches!(error, Some(FillError::WrongDigest { .. })), "{error:?}");
     assert!(got.len() as u64 <= content.len() as u64 - WITHHELD_TAIL);
     assert!(content.starts_with(&got));
+}
+
+/// All of it had arrived and was right when the disk gave back no more of it, not even what had gone out.
+#[tokio::test]
+async fn a_body_that_was_read_from_a_verified_fill_passes_through_to_its_end() {
+    let content = content(40);
+    let mut wrong = content.to_vec();
+    wrong[content.len() - 1] ^= 1;
+    for (second, is_right) in [(content.clone(), true), (wrong.into(), false)] {
+        let bed = Bed::new(vec![body(&content, 0, None), body(&second, 0, None)]);
+        let digest = Digest::sha256(&content);
+        let fill = bed.begin(digest);
+        bed.permit(40);
+        let mut stream = Readable::InFlight(Arc::clone(&fill)).read_all();
+        let first = stream.next().await.unwrap().unwrap();
+        fill.verified().await.unwrap();
+        bed.until_landed().await;
+        cut(&bed, &digest, 10);
+        bed.permit(40);
+        let (got, error) = rest(stream, first.to_vec()).await;
+        assert_eq!(error.is_none(), is_right, "{error:?}");
+        assert!(content.starts_with(&got));
+        assert_eq!(got.len() == content.len(), is_right);
+    }
 }
 
 /// A content of unknown size turns out to be larger than the cache.

@@ -1,12 +1,11 @@
 //! What is known about content, and that losing the catalog costs freshness and nothing else.
 
 use std::fs;
-use std::io;
 use std::path::Path;
 use std::slice::from_ref;
-use std::sync::{Condvar, Mutex};
 
 use super::super::*;
+use super::gate::Gate;
 use super::support::*;
 use crate::oci::{Manifest, MediaType, RepositoryName, Tag, UpstreamName};
 
@@ -331,63 +330,9 @@ async fn a_catalog_that_breaks_while_the_store_is_open_is_replaced_meanwhile() {
     images[0].assert_known(&store, 1234).await;
 }
 
-/// A file system in which folders of the store cannot be listed until the gate is opened: the walk does not get anywhere.
-#[derive(Default)]
-struct Gate {
-    open: Mutex<bool>,
-    opened: Condvar,
-}
-
-struct GatedFs(Arc<Gate>);
-
-impl FileSystem for GatedFs {
-    fn create(&self, path: &Path) -> io::Result<Arc<dyn StoredFile>> {
-        OsFileSystem.create(path)
-    }
-
-    fn open(&self, path: &Path) -> io::Result<Arc<dyn StoredFile>> {
-        OsFileSystem.open(path)
-    }
-
-    fn reopen(&self, path: &Path) -> io::Result<Arc<dyn StoredFile>> {
-        OsFileSystem.reopen(path)
-    }
-
-    fn metadata(&self, path: &Path) -> io::Result<Metadata> {
-        OsFileSystem.metadata(path)
-    }
-
-    fn protect(&self, path: &Path) -> io::Result<()> {
-        OsFileSystem.protect(path)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        OsFileSystem.rename(from, to)
-    }
-
-    fn sync_folder(&self, folder: &Path) -> io::Result<()> {
-        OsFileSystem.sync_folder(folder)
-    }
-
-    fn create_folder(&self, folder: &Path) -> io::Result<()> {
-        OsFileSystem.create_folder(folder)
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        OsFileSystem.remove(path)
-    }
-
-    fn epoch(&self) -> io::Result<String> {
-        OsFileSystem.epoch()
-    }
-
-    fn list(&self, folder: &Path) -> io::Result<Vec<Entry>> {
-        if !folder.ends_with("ingest") {
-            let closed = |open: &mut bool| !*open;
-            drop(self.0.opened.wait_while(self.0.open.lock().unwrap(), closed).unwrap());
-        }
-        OsFileSystem.list(folder)
-    }
+/// The walk does not get anywhere.
+fn walk_gate() -> Arc<Gate> {
+    Gate::closed(|folder| !folder.ends_with("ingest"))
 }
 
 #[tokio::test]
@@ -402,16 +347,15 @@ async fn what_is_asked_for_before_the_walk_gets_there_is_found() {
     closed(&home).await;
     fs::remove_file(home.path("catalog.sqlite")).unwrap();
 
-    let gate = Arc::new(Gate::default());
-    let store = home.open_on(ROOMY, Arc::new(GatedFs(Arc::clone(&gate))));
+    let gate = walk_gate();
+    let store = home.open_on(ROOMY, gate.fs());
     for image in &images {
         image.assert_known(&store, TagRecord::NEVER).await;
     }
     assert!(store.stats().walking);
     let counted = home.verified_bytes();
     eventually("what was asked for is counted already", || store.stats().bytes == counted).await;
-    *gate.open.lock().unwrap() = true;
-    gate.opened.notify_all();
+    gate.open();
     settled(&store).await;
     assert_eq!(store.stats().bytes, counted, "and not twice");
 }
@@ -430,16 +374,15 @@ async fn nothing_is_evicted_before_a_new_catalog_knows_the_pins() {
     closed(&home).await;
     fs::remove_file(home.path("catalog.sqlite")).unwrap();
 
-    let gate = Arc::new(Gate::default());
-    let store = home.open_on(size + 100, Arc::new(GatedFs(Arc::clone(&gate))));
+    let gate = walk_gate();
+    let store = home.open_on(size + 100, gate.fs());
     for content in contents {
         assert!(store.get(&Digest::sha256(content)).await.is_some());
     }
     eventually("what was asked for is counted", || store.stats().bytes == size).await;
     let other = bytes(9, 200);
     assert!(matches!(put(&store, &other).await, Err(StoreError::NoSpace)));
-    *gate.open.lock().unwrap() = true;
-    gate.opened.notify_all();
+    gate.open();
     settled(&store).await;
     assert!(matches!(put(&store, &other).await, Err(StoreError::NoSpace)), "all is pinned");
     assert_eq!((store.pinned_blocking().contents, home.count()), (4, 4));

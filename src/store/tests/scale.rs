@@ -2,85 +2,17 @@
 //! commits do not wait for a catalog that is being made anew. How long it all takes is measured by `benches/scale`.
 
 use std::fs;
-use std::path::Path;
-use std::sync::atomic::AtomicUsize;
-use std::sync::{Condvar, Mutex};
 
 use super::super::*;
+use super::gate::Gate;
 use super::support::*;
 use crate::store::eviction::policy::PATIENCE;
 
 const KIB: u64 = 1 << 10;
 
-/// The operating system's file system, in which folders of content are listed only as long as that is allowed.
-struct CountedFs(Arc<Counts>);
-
-#[derive(Default)]
-struct Counts {
-    /// How many folders of content may still be listed.
-    allowed: Mutex<usize>,
-    changed: Condvar,
-    /// How many names the longest of their lists had.
-    longest: AtomicUsize,
-}
-
-impl Counts {
-    fn allow(&self, folders: usize) {
-        *self.allowed.lock().unwrap() = folders;
-        self.changed.notify_all();
-    }
-}
-
-impl FileSystem for CountedFs {
-    fn create(&self, path: &Path) -> io::Result<Arc<dyn StoredFile>> {
-        OsFileSystem.create(path)
-    }
-
-    fn open(&self, path: &Path) -> io::Result<Arc<dyn StoredFile>> {
-        OsFileSystem.open(path)
-    }
-
-    fn reopen(&self, path: &Path) -> io::Result<Arc<dyn StoredFile>> {
-        OsFileSystem.reopen(path)
-    }
-
-    fn metadata(&self, path: &Path) -> io::Result<Metadata> {
-        OsFileSystem.metadata(path)
-    }
-
-    fn protect(&self, path: &Path) -> io::Result<()> {
-        OsFileSystem.protect(path)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        OsFileSystem.rename(from, to)
-    }
-
-    fn sync_folder(&self, _folder: &Path) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn create_folder(&self, folder: &Path) -> io::Result<()> {
-        OsFileSystem.create_folder(folder)
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        OsFileSystem.remove(path)
-    }
-
-    fn epoch(&self) -> io::Result<String> {
-        OsFileSystem.epoch()
-    }
-
-    fn list(&self, folder: &Path) -> io::Result<Vec<Entry>> {
-        let entries = OsFileSystem.list(folder)?;
-        if folder.parent().is_some_and(|parent| parent.ends_with("blobs/sha256")) {
-            let mut allowed = self.0.changed.wait_while(self.0.allowed.lock().unwrap(), |allowed| *allowed == 0).unwrap();
-            *allowed -= 1;
-            self.0.longest.fetch_max(entries.len(), Ordering::SeqCst);
-        }
-        Ok(entries)
-    }
+/// The walk stops before each folder of contents.
+fn walk_gate() -> Arc<Gate> {
+    Gate::closed(|folder| folder.parent().is_some_and(|parent| parent.ends_with("blobs/sha256")))
 }
 
 fn content(number: u32) -> Vec<u8> {
@@ -111,12 +43,12 @@ async fn hits_and_commits_go_on_while_twenty_thousand_contents_are_entered_a_fol
     home.prepare().await;
     fill(&home, 0..CONTENTS);
     fs::remove_file(home.path("catalog.sqlite")).unwrap();
-    let counts = Arc::new(Counts::default());
-    let store = home.open_on(ROOMY, Arc::new(CountedFs(Arc::clone(&counts))));
+    let gate = walk_gate();
+    let store = home.open_on(ROOMY, gate.fs());
     // The walk stands still before the first folder, then somewhere in the middle.
     for folders in [0, 100] {
-        counts.allow(folders);
-        eventually("the walk stands still", || *counts.allowed.lock().unwrap() == 0).await;
+        gate.allow(folders);
+        eventually("the walk stands still", || gate.is_spent()).await;
         for number in (0..CONTENTS).step_by(371) {
             let hit = store.get(&Digest::sha256(&content(number))).await.unwrap();
             assert_eq!(read(&hit), content(number));
@@ -126,13 +58,13 @@ async fn hits_and_commits_go_on_while_twenty_thousand_contents_are_entered_a_fol
         assert_eq!(read(&store.get(&Digest::sha256(&new)).await.unwrap()), new);
         assert!(store.stats().walking);
     }
-    counts.allow(usize::MAX);
+    gate.open();
     settled(&store).await;
     let stats = store.stats();
     assert_eq!((stats.blobs, stats.bytes), (u64::from(CONTENTS) + 2, home.verified_bytes()));
     assert_eq!((stats.catalog_errors, stats.evictions), (0, 0));
     // On average it is one 256th of them.
-    let longest = counts.longest.load(Ordering::SeqCst);
+    let longest = gate.longest();
     assert!(longest < CONTENTS as usize / 128, "{longest} contents at a time");
 }
 
@@ -172,10 +104,10 @@ async fn a_limit_on_growth_costs_no_content_that_a_lost_catalog_does_not_know() 
     drop(store);
     closed(&home).await;
     fs::remove_file(home.path("catalog.sqlite")).unwrap();
-    let counts = Arc::new(Counts::default());
-    let store = home.open_on(ROOMY, Arc::new(CountedFs(Arc::clone(&counts))));
+    let gate = walk_gate();
+    let store = home.open_on(ROOMY, gate.fs());
     store.limit_growth(2 * SIZE);
-    counts.allow(usize::MAX);
+    gate.open();
     settled(&store).await;
     eventually("the limit is known", || store.stats().max_bytes == 12 * SIZE).await;
     assert_eq!((store.stats().blobs, store.stats().evictions), (10, 0));
@@ -187,10 +119,10 @@ async fn a_limit_on_growth_costs_no_content_that_a_lost_catalog_does_not_know() 
     closed(&home).await;
 
     // Nor does anything go where there is no room to grow at all.
-    let counts = Arc::new(Counts::default());
-    let store = home.open_on(ROOMY, Arc::new(CountedFs(Arc::clone(&counts))));
+    let gate = walk_gate();
+    let store = home.open_on(ROOMY, gate.fs());
     store.limit_growth(0);
-    counts.allow(usize::MAX);
+    gate.open();
     settled(&store).await;
     eventually("the limit is known", || store.stats().max_bytes == 12 * SIZE).await;
     assert_eq!((store.stats().blobs, store.stats().evictions), (12, 0));
