@@ -28,7 +28,7 @@ use crate::util::Remembered;
 
 pub use error::FillError;
 pub use flight::Fill;
-pub use reader::{ByteStream, Readable, Shelved};
+pub use reader::{ByteStream, Chunk, ChunkStream, EXTENT_MAX_BYTES, Extent, Readable, Shelved};
 pub use through::Through;
 
 /// How many bytes at the end of a body are held back until the whole is known to hash to its digest (P1).

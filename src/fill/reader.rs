@@ -1,13 +1,16 @@
 //! Readers of content, at rest or in flight. A reader holds a descriptor and at most one buffer; it waits for nobody but the fill,
 //! and nobody waits for it. Where the disk fails in the middle of a body, the rest comes from the upstream, and the body goes on.
+//! For who can have the system send from a file, a reader says where the bytes lie instead of reading them.
+
+mod extent;
 
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::StreamExt;
 use futures::stream::{self, BoxStream};
+use futures::{StreamExt, TryStreamExt};
 
 use super::buffers::Buffer;
 use super::error::FillError;
@@ -18,10 +21,20 @@ use crate::oci::Digest;
 use crate::store::{Content, StoredFile};
 use crate::upstream::UpstreamError;
 use crate::util::blocking;
+pub use extent::{EXTENT_MAX_BYTES, Extent};
 
 /// Bytes of content on their way to a client. It ends with an error if they cannot all be had; what came before must then not be
 /// made to look complete.
 pub type ByteStream = BoxStream<'static, Result<Bytes, FillError>>;
+
+/// The same, of which some may be named rather than read.
+pub type ChunkStream = BoxStream<'static, Result<Chunk, FillError>>;
+
+/// Some bytes of content, at least one.
+pub enum Chunk {
+    Bytes(Bytes),
+    Extent(Extent),
+}
 
 /// Content that can be read.
 #[derive(Clone)]
@@ -105,19 +118,48 @@ impl Readable {
 
     /// All bytes.
     pub fn read_all(&self) -> ByteStream {
-        match self {
-            Self::AtRest(shelved) => Reader::new(Supply::Shelf(shelved.clone()), 0..shelved.content.size).stream(),
-            Self::InFlight(fill) => Reader::new(Supply::fill(Arc::clone(fill), 0), 0..u64::MAX).stream(),
-            Self::Through(through) => Arc::clone(through).read_all(),
+        match self.reader(None) {
+            Ok(reader) => reader.stream(),
+            Err(through) => through.read_all(),
         }
     }
 
     /// The bytes of `range`, which lies within the size.
     pub fn read(&self, range: Range<u64>) -> ByteStream {
+        match self.reader(Some(range.clone())) {
+            Ok(reader) => reader.stream(),
+            Err(through) => through.read(range),
+        }
+    }
+
+    /// As [`Readable::read_all`], for who can have the system send from a file.
+    pub fn locate_all(&self) -> ChunkStream {
+        match self.reader(None) {
+            Ok(reader) => reader.locate(),
+            Err(through) => through.read_all().map_ok(Chunk::Bytes).boxed(),
+        }
+    }
+
+    /// As [`Readable::read`], for who can have the system send from a file.
+    pub fn locate(&self, range: Range<u64>) -> ChunkStream {
+        match self.reader(Some(range.clone())) {
+            Ok(reader) => reader.locate(),
+            Err(through) => through.read(range).map_ok(Chunk::Bytes).boxed(),
+        }
+    }
+
+    /// Reads `range`, or all of it, unless it passes through.
+    fn reader(&self, range: Option<Range<u64>>) -> Result<Reader, Arc<Through>> {
         match self {
-            Self::AtRest(shelved) => Reader::new(Supply::Shelf(shelved.clone()), range).stream(),
-            Self::InFlight(fill) => Reader::new(Supply::fill(Arc::clone(fill), range.start), range).stream(),
-            Self::Through(through) => Arc::clone(through).read(range),
+            Self::AtRest(shelved) => {
+                let range = range.unwrap_or(0..shelved.content.size);
+                Ok(Reader::new(Supply::Shelf(shelved.clone()), range))
+            }
+            Self::InFlight(fill) => {
+                let range = range.unwrap_or(0..u64::MAX);
+                Ok(Reader::new(Supply::fill(Arc::clone(fill), range.start), range))
+            }
+            Self::Through(through) => Err(Arc::clone(through)),
         }
     }
 }
@@ -130,6 +172,39 @@ impl Reader {
     fn stream(self) -> ByteStream {
         let next = |mut reader: Self| async move { Ok(reader.next().await?.map(|bytes| (bytes, reader))) };
         stream::try_unfold(self, next).boxed()
+    }
+
+    fn locate(self) -> ChunkStream {
+        let next = |mut reader: Self| async move { Ok(reader.next_chunk().await?.map(|chunk| (chunk, reader))) };
+        stream::try_unfold(self, next).boxed()
+    }
+
+    /// What comes next, without reading it if it is in a file and in memory.
+    async fn next_chunk(&mut self) -> Result<Option<Chunk>, FillError> {
+        if let Some(extent) = self.next_extent().await {
+            self.span.position += extent.len();
+            return Ok(Some(Chunk::Extent(extent)));
+        }
+        Ok(self.next().await?.map(Chunk::Bytes))
+    }
+
+    async fn next_extent(&mut self) -> Option<Extent> {
+        let span = self.span;
+        let (file, end) = match &mut self.from {
+            Supply::Shelf(shelved) => (Arc::clone(&shelved.content.file), span.end),
+            // What has gone wrong is found again by who reads.
+            Supply::Fill { fill, file, .. } => match fill.readable(span.position, span.begin).await {
+                Ok(Progress::Readable(end)) => {
+                    let file = file.clone().or_else(|| fill.file())?;
+                    (file, end.min(span.end))
+                }
+                Ok(Progress::End) | Err(_) => return None,
+            },
+            Supply::Through(_) => return None,
+        };
+        let range = extent::in_memory(&*file, span.position..end)?;
+        let reader = Self { from: self.from.reopen()?, span: Span { end: range.end, ..span } };
+        Some(Extent::new(file, range, reader))
     }
 
     /// Some bytes from the position on, of which there is one at least; `None` at the end.
@@ -182,6 +257,15 @@ impl Span {
 impl Supply {
     fn fill(fill: Arc<Fill>, since: u64) -> Self {
         Self::Fill { fill, file: None, since }
+    }
+
+    /// The same once more, where it can be had more than once.
+    fn reopen(&self) -> Option<Self> {
+        match self {
+            Self::Shelf(shelved) => Some(Self::Shelf(shelved.clone())),
+            Self::Fill { fill, file, since } => Some(Self::Fill { fill: Arc::clone(fill), file: file.clone(), since: *since }),
+            Self::Through(_) => None,
+        }
     }
 
     /// Has content fetched again of which the disk does not give what it should, for this reader and all that follow. The fill

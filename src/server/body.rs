@@ -9,7 +9,8 @@ use bytes::Bytes;
 use futures::Stream;
 use http_body::{Frame, SizeHint};
 
-use crate::fill::{ByteStream, FillError};
+use super::connection::Outbox;
+use crate::fill::{ByteStream, Chunk, ChunkStream, FillError};
 use outgoing::Outgoing;
 
 /// The body of a response. An error in it makes the connection end short of the declared length, so that no client can take
@@ -24,7 +25,13 @@ pub(super) struct Body {
 
 enum Content {
     Bytes(Bytes),
-    Stream { stream: ByteStream, left: Option<u64>, outgoing: Outgoing },
+    Stream { stream: Supply, left: Option<u64>, outgoing: Outgoing },
+}
+
+enum Supply {
+    Bytes(ByteStream),
+    /// Some of it goes out of a file, by way of this.
+    Chunks(ChunkStream, Outbox),
 }
 
 /// Watches a body go out.
@@ -47,6 +54,15 @@ impl Body {
 
     /// A body that is `length` bytes long, or whose length shows at its end.
     pub(super) fn from_stream(stream: ByteStream, length: Option<u64>) -> Self {
+        Self::from_supply(Supply::Bytes(stream), length)
+    }
+
+    /// The same, for a connection that sends from files what is in its outbox. It must be the one that the response goes to.
+    pub(super) fn from_chunks(chunks: ChunkStream, length: Option<u64>, outbox: Outbox) -> Self {
+        Self::from_supply(Supply::Chunks(chunks, outbox), length)
+    }
+
+    fn from_supply(stream: Supply, length: Option<u64>) -> Self {
         let content = Content::Stream { stream, left: length, outgoing: Outgoing::default() };
         Self { content, failure: None, watch: None }
     }
@@ -54,6 +70,24 @@ impl Body {
     pub(super) fn watched(mut self, watch: Box<dyn Watch>) -> Self {
         self.watch = Some(watch);
         self
+    }
+}
+
+impl Supply {
+    /// The next bytes, or as many that stand for them.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, FillError>>> {
+        match self {
+            Self::Bytes(stream) => Pin::new(stream).poll_next(cx),
+            Self::Chunks(stream, outbox) => {
+                let chunk = ready!(Pin::new(stream).poll_next(cx));
+                Poll::Ready(chunk.map(|chunk| {
+                    chunk.map(|chunk| match chunk {
+                        Chunk::Bytes(bytes) => bytes,
+                        Chunk::Extent(extent) => outbox.post(extent),
+                    })
+                }))
+            }
+        }
     }
 }
 
@@ -72,7 +106,7 @@ impl http_body::Body for Body {
             Content::Stream { stream, left, outgoing } => {
                 // hyper would gather more: what a slow client has not taken yet waits in the file, not in memory.
                 ready!(outgoing.poll_written(cx));
-                match (ready!(Pin::new(stream).poll_next(cx)), left) {
+                match (ready!(stream.poll_next(cx)), left) {
                     (Some(Ok(bytes)), left) => {
                         if let Some(left) = left {
                             *left = left.saturating_sub(bytes.len() as u64);

@@ -25,8 +25,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 
 use super::body::Body;
-use super::connection::{Guard, Limits, Lingering, Turn};
-use super::registry::Registry;
+use super::connection::{Courier, Guard, Limits, Lingering, Outbox, Turn};
+use super::registry::{Client, Registry};
 use crate::fill::FillError;
 use crate::telemetry::Metrics;
 
@@ -160,35 +160,39 @@ impl Listener {
 async fn serve(stream: TcpStream, seat: Seat, tls: Option<TlsAcceptor>, registry: Registry, watcher: Watcher) {
     // Answers are written when they are ready; waiting to fill a segment only delays small ones. Without it all works, more slowly.
     let _ = stream.set_nodelay(true);
-    let client = SocketAddr::new(seat.address, stream.peer_addr().map_or(0, |peer| peer.port()));
+    let address = SocketAddr::new(seat.address, stream.peer_addr().map_or(0, |peer| peer.port()));
     let stream = Lingering::new(stream);
     match tls {
-        None => serve_http1(stream, client, registry, watcher).await,
-        Some(tls) => Box::pin(serve_tls(tls, stream, client, registry, watcher)).await,
+        None => {
+            let outbox = Outbox::default();
+            let client = Client { address, outbox: Some(outbox.clone()) };
+            serve_http1(Courier::new(stream, outbox), client, registry, watcher).await;
+        }
+        Some(tls) => Box::pin(serve_tls(tls, stream, Client { address, outbox: None }, registry, watcher)).await,
     }
 }
 
-async fn serve_tls(tls: TlsAcceptor, stream: Lingering, client: SocketAddr, registry: Registry, watcher: Watcher) {
+async fn serve_tls(tls: TlsAcceptor, stream: Lingering, client: Client, registry: Registry, watcher: Watcher) {
     match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
         Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
             Box::pin(serve_http2(stream, client, registry, watcher)).await;
         }
         Ok(Ok(stream)) => Box::pin(serve_http1(stream, client, registry, watcher)).await,
-        Ok(Err(error)) => tracing::debug!(%client, %error, "TLS handshake failed"),
-        Err(_) => tracing::debug!(%client, "TLS handshake took too long"),
+        Ok(Err(error)) => tracing::debug!(client = %client.address, %error, "TLS handshake failed"),
+        Err(_) => tracing::debug!(client = %client.address, "TLS handshake took too long"),
     }
 }
 
-async fn serve_http1<S>(stream: S, client: SocketAddr, registry: Registry, watcher: Watcher)
+async fn serve_http1<S>(stream: S, client: Client, registry: Registry, watcher: Watcher)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let turn = Turn::alternating();
+    let (turn, address) = (Turn::alternating(), client.address);
     let guard = Guard::new(stream, turn.clone(), LIMITS);
     let service = service_fn(move |request: Request<Incoming>| {
         turn.ours();
         // hyper keeps room for this as long as the connection lasts: in a box, it is there while there is something to answer.
-        answer(registry.clone(), request, client, turn.clone()).boxed()
+        answer(registry.clone(), request, client.clone(), turn.clone()).boxed()
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -199,16 +203,16 @@ where
         .max_buf_size(2 * HEAD_MAX_BYTES)
         .auto_date_header(false)
         .serve_connection(TokioIo::new(guard), service);
-    finished(client, watcher.watch(connection).await);
+    finished(address, watcher.watch(connection).await);
 }
 
-async fn serve_http2<S>(stream: S, client: SocketAddr, registry: Registry, watcher: Watcher)
+async fn serve_http2<S>(stream: S, client: Client, registry: Registry, watcher: Watcher)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let turn = Turn::shared();
+    let (turn, address) = (Turn::shared(), client.address);
     let guard = Guard::new(stream, turn.clone(), LIMITS);
-    let service = service_fn(move |request: Request<Incoming>| answer(registry.clone(), request, client, turn.clone()));
+    let service = service_fn(move |request: Request<Incoming>| answer(registry.clone(), request, client.clone(), turn.clone()));
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(64)
@@ -217,17 +221,17 @@ where
         .keep_alive_timeout(LIMITS.first_byte)
         .auto_date_header(false)
         .serve_connection(TokioIo::new(guard), service);
-    finished(client, watcher.watch(connection).await);
+    finished(address, watcher.watch(connection).await);
 }
 
 async fn answer(
     registry: Registry,
     request: Request<Incoming>,
-    client: SocketAddr,
+    client: Client,
     turn: Turn,
 ) -> Result<Response<TurnTaker>, Infallible> {
     let (parts, _unread) = request.into_parts();
-    let response = registry.answer(parts, client).await?;
+    let response = registry.answer(parts, &client).await?;
     Ok(response.map(|body| TurnTaker { body, turn }))
 }
 

@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Ver
 
 use super::access_log::Entry;
 use super::body::Body;
+use super::connection::Outbox;
 use super::error::ApiError;
 use super::respond;
 use super::route::{self, Endpoint, Route};
@@ -34,6 +35,14 @@ struct Shared {
     answer_deadline: Duration,
 }
 
+/// Who is answered.
+#[derive(Clone)]
+pub(super) struct Client {
+    pub(super) address: SocketAddr,
+    /// What has its connection send from files, where it can.
+    pub(super) outbox: Option<Outbox>,
+}
+
 /// A response, and what it says about the cache.
 struct Answered {
     response: Response<Body>,
@@ -47,11 +56,11 @@ impl Registry {
     }
 
     /// Answers `request`, which came from `client`. Its body is not read: nothing that reads takes one.
-    pub(super) async fn answer(&self, request: Parts, client: SocketAddr) -> Result<Response<Body>, Infallible> {
+    pub(super) async fn answer(&self, request: Parts, client: &Client) -> Result<Response<Body>, Infallible> {
         let metrics = Arc::clone(&self.shared.metrics);
-        let mut entry = Entry::begin(metrics, &request.method, client, request.headers.get(USER_AGENT));
+        let mut entry = Entry::begin(metrics, &request.method, client.address, request.headers.get(USER_AGENT));
         let deadline = self.shared.answer_deadline;
-        let answered = match tokio::time::timeout(deadline, self.dispatch(&request, &mut entry)).await {
+        let answered = match tokio::time::timeout(deadline, self.dispatch(&request, client, &mut entry)).await {
             Ok(answered) => answered,
             Err(_) => Err(ApiError::deadline(deadline)),
         };
@@ -82,7 +91,7 @@ impl Registry {
         Ok(entry.answered(response))
     }
 
-    async fn dispatch(&self, request: &Parts, entry: &mut Entry) -> Result<Answered, ApiError> {
+    async fn dispatch(&self, request: &Parts, client: &Client, entry: &mut Entry) -> Result<Answered, ApiError> {
         let is_head = request.method == Method::HEAD;
         let route = route::parse(request.uri.path(), request.uri.query());
         entry.kind = kind(&route);
@@ -116,7 +125,7 @@ impl Registry {
         let caller = entry.caller();
         let mut answered = match endpoint {
             Endpoint::Manifest(reference) => self.manifest(&place, &reference, is_head, &request.headers, entry).await?,
-            Endpoint::Blob(digest) => self.blob(&place, &digest, request, entry).await?,
+            Endpoint::Blob(digest) => self.blob(&place, &digest, request, client.outbox.as_ref(), entry).await?,
             Endpoint::Tags(page) => {
                 let answer = self.shared.mirror.tags(&place, &page, caller).await?;
                 let response = respond::tags(place.repository.as_str(), &answer, request.uri.path(), namespace);
@@ -153,7 +162,14 @@ impl Registry {
         Ok(Answered { response: respond::manifest(answer, headers, is_head), outcome })
     }
 
-    async fn blob(&self, place: &Place, digest: &Digest, request: &Parts, entry: &mut Entry) -> Result<Answered, ApiError> {
+    async fn blob(
+        &self,
+        place: &Place,
+        digest: &Digest,
+        request: &Parts,
+        outbox: Option<&Outbox>,
+        entry: &mut Entry,
+    ) -> Result<Answered, ApiError> {
         entry.digest = Some(*digest);
         if request.method == Method::HEAD {
             let head = self.shared.mirror.blob_head(place, digest, entry.caller()).await?;
@@ -161,7 +177,7 @@ impl Registry {
         }
         let answer = self.shared.mirror.blob(place, digest, entry.caller()).await?;
         let outcome = Some(answer.lookup.outcome);
-        Ok(Answered { response: respond::blob(digest, answer, request).await?, outcome })
+        Ok(Answered { response: respond::blob(digest, answer, request, outbox).await?, outcome })
     }
 }
 

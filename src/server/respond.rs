@@ -11,6 +11,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version};
 
 use super::body::Body;
+use super::connection::Outbox;
 use super::error::ApiError;
 use super::range::{RangeError, RangeSet, Selection};
 use crate::fill::{ByteStream, Readable};
@@ -22,6 +23,12 @@ use crate::oci::{Digest, ErrorCode, MediaType};
 pub(super) const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 pub(super) const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
+
+/// Content on its way to a connection.
+struct Sendable<'a> {
+    content: Readable,
+    outbox: Option<&'a Outbox>,
+}
 
 /// `GET /v2/`: what every client takes for "this is a registry".
 pub(super) fn version() -> Response<Body> {
@@ -57,9 +64,16 @@ pub(super) fn blob_head(digest: &Digest, head: &BlobHead) -> Response<Body> {
     response
 }
 
+/// Where the connection has an `outbox`, it goes out of its file.
+///
 /// # Errors
 /// If the size, which a range needs, cannot be had; or for a range that is none.
-pub(super) async fn blob(digest: &Digest, answer: BlobAnswer, request: &Parts) -> Result<Response<Body>, ApiError> {
+pub(super) async fn blob(
+    digest: &Digest,
+    answer: BlobAnswer,
+    request: &Parts,
+    outbox: Option<&Outbox>,
+) -> Result<Response<Body>, ApiError> {
     let (version, request) = (request.version, &request.headers);
     let mut response = Response::new(Body::empty());
     describe_blob(response.headers_mut(), digest, answer.lookup);
@@ -67,13 +81,15 @@ pub(super) async fn blob(digest: &Digest, answer: BlobAnswer, request: &Parts) -
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         return Ok(response);
     }
-    let content = answer.content;
+    let content = Sendable { content: answer.content, outbox };
     let failed = |error| ApiError::from(MirrorError::Broken(error));
     let (set, size) = match ranges(request, digest) {
         // HTTP/1.0 can tell a cut from an end only by a length.
-        None if version < Version::HTTP_11 => return Ok(whole(response, &content, content.size().await.map_err(failed)?)),
-        None => return Ok(whole(response, &content, content.known_size().await.map_err(failed)?)),
-        Some(set) => match content.size().await.map_err(failed)? {
+        None if version < Version::HTTP_11 => {
+            return Ok(whole(response, &content, content.content.size().await.map_err(failed)?));
+        }
+        None => return Ok(whole(response, &content, content.content.known_size().await.map_err(failed)?)),
+        Some(set) => match content.content.size().await.map_err(failed)? {
             Some(size) => (set, size),
             // Nobody knows where a range would end: the whole is the only answer that is right.
             None => return Ok(whole(response, &content, None)),
@@ -82,7 +98,7 @@ pub(super) async fn blob(digest: &Digest, answer: BlobAnswer, request: &Parts) -
     let selection = set.map_or(Selection::Unsatisfiable, |set| set.select(size));
     match selection {
         Selection::Single(range) => Ok(partial(response, &content, range, size)),
-        Selection::Parts(parts) => Ok(multipart(response, &content, &parts, size)),
+        Selection::Parts(parts) => Ok(multipart(response, &content.content, &parts, size)),
         Selection::Unsatisfiable => {
             let message = format!("the content has {size} bytes, and the range none of them");
             let error = ApiError::new(StatusCode::RANGE_NOT_SATISFIABLE, ErrorCode::Unsupported, message);
@@ -141,21 +157,38 @@ pub(super) fn cache_status(lookup: Lookup) -> String {
     }
 }
 
-fn whole(mut response: Response<Body>, content: &Readable, size: Option<u64>) -> Response<Body> {
+impl Sendable<'_> {
+    fn whole(&self, size: Option<u64>) -> Body {
+        match self.outbox {
+            Some(outbox) => Body::from_chunks(self.content.locate_all(), size, outbox.clone()),
+            None => Body::from_stream(self.content.read_all(), size),
+        }
+    }
+
+    fn part(&self, range: Range<u64>) -> Body {
+        let length = Some(range.end - range.start);
+        match self.outbox {
+            Some(outbox) => Body::from_chunks(self.content.locate(range), length, outbox.clone()),
+            None => Body::from_stream(self.content.read(range), length),
+        }
+    }
+}
+
+fn whole(mut response: Response<Body>, content: &Sendable<'_>, size: Option<u64>) -> Response<Body> {
     if let Some(size) = size {
         response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(size));
     }
-    *response.body_mut() = Body::from_stream(content.read_all(), size);
+    *response.body_mut() = content.whole(size);
     response
 }
 
-fn partial(mut response: Response<Body>, content: &Readable, range: Range<u64>, size: u64) -> Response<Body> {
+fn partial(mut response: Response<Body>, content: &Sendable<'_>, range: Range<u64>, size: u64) -> Response<Body> {
     let length = range.end - range.start;
     *response.status_mut() = StatusCode::PARTIAL_CONTENT;
     let headers = response.headers_mut();
     headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     insert(headers, CONTENT_RANGE, &content_range(&range, size));
-    *response.body_mut() = Body::from_stream(content.read(range), Some(length));
+    *response.body_mut() = content.part(range);
     response
 }
 

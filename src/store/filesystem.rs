@@ -5,6 +5,7 @@ mod guarded;
 mod os;
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -72,6 +73,10 @@ pub trait StoredFile: Send + Sync + 'static {
     fn sync_data(&self) -> io::Result<()>;
     /// The size in bytes.
     fn len(&self) -> io::Result<u64>;
+    /// What the system knows the file by, where it can send the content by itself; `None` where it has to be read.
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 
     /// All of a small file.
     ///

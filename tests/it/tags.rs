@@ -294,7 +294,7 @@ async fn a_manifest_that_arrives_late_does_not_move_the_tag_back() {
 async fn a_tag_that_moved_to_what_cannot_be_had_still_gives_what_is_cached() {
     let (old, new) = (image(117, &[1_000]), image(118, &[1_000]));
     let hub = hub_with(&old).await;
-    let mut larder = Larder::with(&hub, "freshness.tags = '0s'").await;
+    let mut larder = Larder::with(&hub, "freshness.tags = '0s'\ntimeouts.revalidation = '20s'").await;
     pull(&larder, NAME, TAG).await;
     hub.edit(NAME, |repository| repository.set_tag(TAG, &new));
     hub.fault(Fault::on(Listener::Registry).method("GET").path_contains(&new.manifest().digest).status(503));

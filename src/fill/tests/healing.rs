@@ -8,9 +8,7 @@ async fn half_read(bed: &Bed, content: &Bytes, range: std::ops::Range<u64>) -> (
     bed.permit(content.len().div_ceil(CHUNK));
     read(&bed.begin(digest)).await;
     bed.until_landed().await;
-    let shelved =
-        Shelved { content: bed.store.get(&digest).await.unwrap(), digest, fills: bed.fills.clone(), source: bed.source.clone() };
-    let mut stream = Readable::AtRest(shelved).read(range);
+    let mut stream = Readable::AtRest(bed.shelved(&digest).await).read(range);
     let first = stream.next().await.unwrap().unwrap();
     (stream, first.to_vec())
 }

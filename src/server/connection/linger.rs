@@ -4,11 +4,14 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use rustix::net::{SendAncillaryBuffer, SendFlags};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::TcpStream;
+
+use crate::store::StoredFile;
 
 /// For how long, at the most, what a client still sends is read and dropped.
 const LINGER: Duration = Duration::from_secs(5);
@@ -24,6 +27,40 @@ pub(in crate::server) struct Lingering {
 impl Lingering {
     pub(in crate::server) fn new(stream: TcpStream) -> Self {
         Self { stream: Some(stream), is_over: false }
+    }
+
+    /// Has the system send `count` bytes of `file`, from `offset` on, or some of them. None were sent if the file ends there.
+    ///
+    /// # Errors
+    /// The socket's or the file's. In the second case, and where the system cannot send from this file, the stream is as it was.
+    pub(super) fn poll_send_file(
+        &mut self,
+        cx: &mut Context<'_>,
+        file: &dyn StoredFile,
+        offset: u64,
+        count: u64,
+    ) -> Poll<io::Result<usize>> {
+        let Some(file) = file.descriptor() else { return Poll::Ready(Err(io::ErrorKind::Unsupported.into())) };
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        self.poll_output(cx, |socket| Ok(rustix::fs::sendfile(socket, file, Some(&mut offset.clone()), count)?))
+    }
+
+    /// Sends some of `slices`, after which more comes at once.
+    pub(super) fn poll_send_before(&mut self, cx: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
+        let send = |socket: &TcpStream| Ok(rustix::net::sendmsg(socket, slices, &mut SendAncillaryBuffer::default(), flags)?);
+        self.poll_output(cx, send)
+    }
+
+    fn poll_output(&mut self, cx: &mut Context<'_>, output: impl Fn(&TcpStream) -> io::Result<usize>) -> Poll<io::Result<usize>> {
+        let stream = self.stream.as_ref().expect("the stream is taken out only in drop");
+        loop {
+            ready!(stream.poll_write_ready(cx))?;
+            match stream.try_io(Interest::WRITABLE, || output(stream)) {
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                outcome => return Poll::Ready(outcome),
+            }
+        }
     }
 
     fn poll<T>(

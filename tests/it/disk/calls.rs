@@ -95,6 +95,46 @@ async fn a_body_goes_on_where_the_disk_gives_no_more() {
     assert_eq!((download.end, &download.digest), (End::Complete, layer));
 }
 
+/// What is at rest goes to the socket without being read. Where the system refuses that, or gives up in the middle, it is read.
+#[tokio::test]
+async fn what_the_system_does_not_send_is_read() {
+    let (hub, image, larder) = bed(2255).await;
+    let layer = image.layers()[0].digest();
+    pull(&larder, NAME, TAG).await;
+    hub.stop_listening().await;
+    // The calls of each thread are counted for themselves.
+    for fault in ["error=EINVAL", "error=EIO:when=3", "retval=0:when=4+5"] {
+        let injection = larder.inject("sendfile", fault, None).await;
+        let download = larder.download(blob(layer)).await;
+        assert_eq!((download.end, &download.digest), (End::Complete, layer), "{fault}");
+        let part = larder.get_range(blob(layer), "bytes=77777-9999999").await;
+        assert!(part.body[..] == image.layers()[0].bytes()[77_777..10_000_000], "{fault}");
+        assert!(injection.end() > 0, "{fault}: the system was not asked to send");
+    }
+    assert_eq!(larder.metrics().await.get("disk_errors_total"), 0.0);
+    assert!(larder.has(layer));
+}
+
+/// A disk that gives nothing at all any more, neither to the system nor to us.
+#[tokio::test]
+async fn a_body_goes_on_where_the_disk_gives_neither_to_the_system_nor_to_us() {
+    let (hub, image, larder) = bed(2256).await;
+    let layer = image.layers()[0].digest();
+    pull(&larder, NAME, TAG).await;
+    let mut client = larder.connect().await;
+    client.request("GET", &blob(layer), &[]).await;
+    client.until_received(1 << 20).await;
+    let calls = format!("sendfile,{READS}");
+    let injection = larder.inject(&calls, "error=EIO", Some(&larder.blob_file(layer))).await;
+    let download = client.download().await;
+    assert_eq!((download.end, &download.digest), (End::Complete, layer));
+    assert!(injection.end() >= 1);
+    larder.until_idle().await;
+    assert!(larder.metrics().await.get("disk_errors_total") >= 1.0);
+    assert!(fetched(&hub, layer).count() >= 2);
+    assert!(larder.has(layer));
+}
+
 /// Promise P1 holds for a body that is healed: what the upstream sends then is verified as well.
 #[tokio::test]
 async fn a_body_that_is_healed_with_wrong_bytes_ends_short() {

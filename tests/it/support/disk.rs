@@ -24,6 +24,7 @@ enum Kind {
 /// System calls of a process that fail. When this is dropped they succeed again.
 pub(crate) struct Injection {
     strace: Child,
+    trace: tempfile::NamedTempFile,
 }
 
 impl Disk {
@@ -131,11 +132,12 @@ impl Injection {
     /// on that file.
     pub(super) async fn attach(pid: u32, calls: &str, fault: &str, path: Option<&Path>) -> Injection {
         let mut strace = Command::new("strace");
-        strace.args(["-f", "-q", "-o", "/dev/null", "-p", &pid.to_string()]);
+        let trace = tempfile::NamedTempFile::new().unwrap();
+        strace.args(["-f", "-q", "-p", &pid.to_string(), "-o"]).arg(trace.path());
         strace.args(["-e", &format!("trace={calls}"), "-e", &format!("inject={calls}:{fault}")]);
         strace.args(path.into_iter().flat_map(|path| [Path::new("-P"), path]));
         let strace = strace.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let mut injection = Injection { strace };
+        let mut injection = Injection { strace, trace };
         let asked = std::time::Instant::now();
         while !is_traced(pid) {
             assert!(injection.strace.try_wait().unwrap().is_none(), "strace has ended");
@@ -144,13 +146,23 @@ impl Injection {
         }
         injection
     }
+
+    /// Lets calls succeed again. Gives how many have failed.
+    pub(crate) fn end(mut self) -> usize {
+        self.detach();
+        fs::read_to_string(&self.trace).unwrap().matches("(INJECTED)").count()
+    }
+
+    fn detach(&mut self) {
+        // It detaches, and the process goes on. Fails where the process has ended, and strace with it.
+        let _ = kill_process(Pid::from_child(&self.strace), Signal::INT);
+        let _ = self.strace.wait();
+    }
 }
 
 impl Drop for Injection {
     fn drop(&mut self) {
-        // It detaches, and the process goes on. Fails where the process has ended, and strace with it.
-        let _ = kill_process(Pid::from_child(&self.strace), Signal::INT);
-        let _ = self.strace.wait();
+        self.detach();
     }
 }
 

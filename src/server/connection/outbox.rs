@@ -1,0 +1,330 @@
+//! Content on its way from a file to a client's socket without passing through this process (`sendfile`). hyper knows bodies in
+//! memory only, so it is given bytes that merely stand for those in the file; when they come out of it below, the file's are sent
+//! in their place. That hyper hands on what it was given, uncopied, is what this rests on: were it ever otherwise, the connection
+//! ends with an error, and nothing wrong has been sent.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes};
+use futures::Stream;
+use rustix::io::Errno;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::Lingering;
+use crate::fill::{ByteStream, EXTENT_MAX_BYTES, Extent};
+
+/// What stands for the bytes of an extent. Nobody ever reads it, so that it takes no memory.
+static STAND_INS: [u8; EXTENT_MAX_BYTES] = [0; EXTENT_MAX_BYTES];
+
+/// What is to go out of files on one connection, in its order. Shared between the bodies and the stream below hyper.
+#[derive(Clone, Default)]
+pub(in crate::server) struct Outbox(Arc<Mutex<VecDeque<Extent>>>);
+
+/// A client's stream that sends from files.
+pub(in crate::server) struct Courier {
+    stream: Lingering,
+    outbox: Outbox,
+    /// What is going out.
+    sending: Option<Sending>,
+}
+
+/// An extent that is going out.
+struct Sending {
+    by: Way,
+    /// How many bytes are still to go.
+    left: u64,
+}
+
+enum Way {
+    /// By the system, out of its file.
+    File(Extent),
+    /// Read, because the system could not.
+    Read { rest: ByteStream, bytes: Bytes },
+}
+
+impl Outbox {
+    /// Has `extent` go out where in the connection's bytes the given ones come. They are to be handed to hyper at once, and whole.
+    pub(in crate::server) fn post(&self, extent: Extent) -> Bytes {
+        let len = usize::try_from(extent.len()).map_or(EXTENT_MAX_BYTES, |len| len.min(EXTENT_MAX_BYTES));
+        self.lock().push_back(extent);
+        Bytes::from_static(&STAND_INS[..len])
+    }
+
+    fn take(&self) -> Option<Extent> {
+        self.lock().pop_front()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Extent>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether `bytes` are to be replaced.
+fn is_stand_in(bytes: &[u8]) -> bool {
+    STAND_INS.as_ptr_range().contains(&bytes.as_ptr())
+}
+
+impl Courier {
+    pub(in crate::server) fn new(stream: Lingering, outbox: Outbox) -> Self {
+        Self { stream, outbox, sending: None }
+    }
+
+    /// Sends some of the extent whose turn it is.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let Some(mut sending) = self.sending.take() else { return Poll::Ready(Err(lost())) };
+        let outcome = loop {
+            match sending.by {
+                Way::File(extent) => {
+                    let sent = extent.len() - sending.left;
+                    match self.stream.poll_send_file(cx, extent.file(), extent.offset() + sent, sending.left) {
+                        Poll::Ready(Ok(0)) => {
+                            sending.by = Way::Read { rest: extent.read_from(sent), bytes: Bytes::new() };
+                        }
+                        Poll::Ready(Err(error)) if !is_of_socket(&error) => {
+                            tracing::debug!(%error, "a file cannot be sent; it is read");
+                            sending.by = Way::Read { rest: extent.read_from(sent), bytes: Bytes::new() };
+                        }
+                        outcome => {
+                            sending.by = Way::File(extent);
+                            break outcome;
+                        }
+                    }
+                }
+                Way::Read { ref mut rest, ref mut bytes } if bytes.is_empty() => match Pin::new(rest).poll_next(cx) {
+                    Poll::Ready(Some(Ok(next))) => *bytes = next,
+                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(io::Error::other(error))),
+                    Poll::Ready(None) => return Poll::Ready(Err(lost())),
+                    Poll::Pending => break Poll::Pending,
+                },
+                Way::Read { ref mut bytes, .. } => {
+                    let outcome = Pin::new(&mut self.stream).poll_write(cx, bytes);
+                    if let Poll::Ready(Ok(count)) = outcome {
+                        bytes.advance(count);
+                    }
+                    break outcome;
+                }
+            }
+        };
+        if let Poll::Ready(Ok(count)) = outcome {
+            sending.left -= count as u64;
+        }
+        self.sending = Some(sending).filter(|sending| sending.left > 0);
+        outcome
+    }
+}
+
+/// hyper has not handed on what it was given.
+fn lost() -> io::Error {
+    io::Error::other("what stands for the content of a file was lost")
+}
+
+/// Whether it is the client's side that has failed, and not the file's.
+fn is_of_socket(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    matches!(
+        errno,
+        Some(
+            Errno::PIPE
+                | Errno::CONNRESET
+                | Errno::CONNABORTED
+                | Errno::NOTCONN
+                | Errno::TIMEDOUT
+                | Errno::HOSTUNREACH
+                | Errno::NETUNREACH
+        )
+    )
+}
+
+impl AsyncRead for Courier {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Courier {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        if self.sending.is_none() {
+            self.sending = self.outbox.take().map(|extent| Sending { left: extent.len(), by: Way::File(extent) });
+        }
+        let Some(sending) = &self.sending else {
+            return Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        };
+        let (before, from) = slices.split_at(slices.iter().position(|slice| is_stand_in(slice)).unwrap_or(slices.len()));
+        if from.first().is_none_or(|stand_in| stand_in.len() as u64 != sending.left) {
+            return Poll::Ready(Err(lost()));
+        }
+        if before.iter().all(|slice| slice.is_empty()) {
+            return self.poll_send(cx);
+        }
+        self.stream.poll_send_before(cx, before)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::ops::Range;
+
+    use futures::{FutureExt, StreamExt, stream};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::fill::FillError;
+    use crate::store::{FileSystem, OsFileSystem, StoredFile};
+
+    const SIZE: usize = 300_000;
+
+    struct Bed {
+        courier: Courier,
+        outbox: Outbox,
+        client: TcpStream,
+        content: Vec<u8>,
+        file: Arc<dyn StoredFile>,
+        _dir: tempfile::TempDir,
+    }
+
+    impl Bed {
+        async fn new() -> Self {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (outbox, stream) = (Outbox::default(), listener.accept().await.unwrap().0);
+            let dir = tempfile::tempdir().unwrap();
+            let content: Vec<u8> = (0..SIZE).map(|at| u8::try_from(at % 251).unwrap()).collect();
+            let file = OsFileSystem.create(&dir.path().join("content")).unwrap();
+            file.write_all_at(&content, 0).unwrap();
+            Self { courier: Courier::new(Lingering::new(stream), outbox.clone()), outbox, client, content, file, _dir: dir }
+        }
+
+        fn post(&self, range: Range<usize>, rest: Vec<Result<Bytes, FillError>>) -> Bytes {
+            let range = range.start as u64..range.end as u64;
+            self.outbox.post(Extent::of(Arc::clone(&self.file), range, stream::iter(rest).boxed()))
+        }
+
+        /// Writes as hyper does, until all is written, while the client reads: what that got.
+        async fn write(mut self, mut queue: Vec<Bytes>) -> (Vec<u8>, io::Result<()>) {
+            let mut client = self.client;
+            let reading = tokio::spawn(async move {
+                let mut got = Vec::new();
+                client.read_to_end(&mut got).await.unwrap();
+                got
+            });
+            let outcome = loop {
+                queue.retain(|bytes| !bytes.is_empty());
+                if queue.is_empty() {
+                    break Ok(());
+                }
+                let slices: Vec<IoSlice<'_>> = queue.iter().map(|bytes| IoSlice::new(bytes)).collect();
+                let written = poll_fn(|cx| Pin::new(&mut self.courier).poll_write_vectored(cx, &slices)).await;
+                let mut written = match written {
+                    Ok(written) => written,
+                    Err(error) => break Err(error),
+                };
+                for bytes in &mut queue {
+                    let part = written.min(bytes.len());
+                    bytes.advance(part);
+                    written -= part;
+                }
+            };
+            self.courier.shutdown().await.unwrap();
+            (reading.await.unwrap(), outcome)
+        }
+    }
+
+    #[tokio::test]
+    async fn files_are_sent_where_their_stand_ins_are() {
+        let bed = Bed::new().await;
+        let queue = vec![
+            Bytes::from_static(b"head"),
+            bed.post(0..SIZE, vec![]),
+            Bytes::from_static(b"between"),
+            bed.post(70_000..SIZE - 7, vec![]),
+            bed.post(5..6, vec![]),
+            Bytes::from_static(b"end"),
+        ];
+        let content = bed.content.clone();
+        let (got, outcome) = bed.write(queue).await;
+        outcome.unwrap();
+        let expected = [b"head", &content[..], b"between", &content[70_000..SIZE - 7], &content[5..6], b"end"].concat();
+        assert!(got == expected, "{} bytes instead of {}", got.len(), expected.len());
+    }
+
+    #[tokio::test]
+    async fn what_a_file_does_not_have_any_more_is_read() {
+        let bed = Bed::new().await;
+        bed.file.truncate(100_000).unwrap();
+        let rest = bed.content[100_000..].chunks(50_000).map(|bytes| Ok(Bytes::copy_from_slice(bytes))).collect();
+        let (queue, content) = (vec![bed.post(0..SIZE, rest)], bed.content.clone());
+        let (got, outcome) = bed.write(queue).await;
+        outcome.unwrap();
+        assert!(got == content);
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_either_ends_the_connection_short() {
+        let bed = Bed::new().await;
+        bed.file.truncate(100_000).unwrap();
+        let rest = vec![Ok(Bytes::copy_from_slice(&bed.content[100_000..100_005])), Err(FillError::Abandoned)];
+        let (queue, content) = (vec![bed.post(0..SIZE, rest), Bytes::from_static(b"more")], bed.content.clone());
+        let (got, outcome) = bed.write(queue).await;
+        assert!(outcome.is_err() && got == content[..100_005], "{} bytes, {outcome:?}", got.len());
+    }
+
+    /// Were hyper to copy what it is given, or to leave some of it out.
+    #[tokio::test]
+    async fn what_is_not_handed_on_as_it_was_given_is_never_sent() {
+        for change in [
+            (|stand_in| vec![Bytes::copy_from_slice(&stand_in)]) as fn(Bytes) -> Vec<Bytes>,
+            |stand_in| vec![stand_in.slice(1..)],
+            |stand_in| vec![stand_in.slice(..10)],
+            |_| vec![Bytes::from_static(b"something else")],
+        ] {
+            let bed = Bed::new().await;
+            let queue = change(bed.post(0..SIZE, vec![]));
+            let (got, outcome) = bed.write(queue).await;
+            assert!(outcome.is_err() && got.is_empty(), "{} bytes, {outcome:?}", got.len());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_nothing_is_waited_for_and_one_that_is_gone_is_an_error() {
+        let mut bed = Bed::new().await;
+        let stand_in = bed.post(0..SIZE, vec![]);
+        let mut sent = 0;
+        let waiting = loop {
+            let slices = [IoSlice::new(&stand_in[sent % SIZE..])];
+            match poll_fn(|cx| Pin::new(&mut bed.courier).poll_write_vectored(cx, &slices)).now_or_never() {
+                Some(written) => sent += written.unwrap(),
+                None => break sent,
+            }
+            if sent % SIZE == 0 {
+                drop(bed.post(0..SIZE, vec![]));
+            }
+            assert!(sent < 100 << 20, "the socket takes all there is");
+        };
+        assert!(waiting > 0);
+        drop(bed.client);
+        let slices = [IoSlice::new(&stand_in[sent % SIZE..])];
+        poll_fn(|cx| Pin::new(&mut bed.courier).poll_write_vectored(cx, &slices)).await.unwrap_err();
+    }
+}
