@@ -9,13 +9,14 @@ use super::{ByteStream, Reader};
 use crate::store::StoredFile;
 
 /// The most bytes of one extent: enough that a system call for each costs nothing beside them.
-pub const EXTENT_MAX_BYTES: usize = 1 << 20;
+pub const EXTENT_MAX_BYTES: usize = 4 << 20;
 
 /// What is smaller is read: that costs less than finding out whether it can be sent, and a system call of its own.
 const LEAST_BYTES: u64 = 64 << 10;
 
-/// At this distance it is looked whether a file is in memory. What the system reads ahead, or drops, is rarely less.
-const STEP: usize = 256 << 10;
+/// At this distance it is looked whether a file is in memory: a look for each page would cost more than to read it. Where a page in
+/// between is not there, one thread waits for the disk, as nginx does for all of them.
+const STEP: usize = 1 << 20;
 
 /// Bytes of a content that lie in a file. They were in memory a moment ago, so that sending them waits for no disk.
 pub struct Extent {
