@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use futures::FutureExt;
+
 use super::{Caller, ContentKey, Document, Mirror, MirrorError, MissingKey, Place};
 use crate::oci::{Digest, Manifest, Reference, UpstreamName};
 use crate::store::{Kind, Link};
@@ -53,9 +55,13 @@ impl ContentKey {
 impl Mirror {
     /// What the catalog knows of the right of `place` to `digest`.
     pub(super) async fn access(&self, place: &Place, key: &ContentKey) -> Access {
-        if let Some(size) = self.shared.readable.get(key) {
-            return Access::Granted { size };
+        match self.shared.readable.get(key) {
+            Some(size) => Access::Granted { size },
+            None => self.look_up_access(place, key).boxed().await,
         }
+    }
+
+    async fn look_up_access(&self, place: &Place, key: &ContentKey) -> Access {
         let catalog = self.shared.store.catalog();
         match catalog.linked(&key.upstream, &key.repository, key.kind, &key.digest).await {
             Link::Fetched => {

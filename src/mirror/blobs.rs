@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use futures::FutureExt;
+
 use super::access::Access;
 use super::{CacheOutcome, Caller, ContentKey, Lookup, Mirror, MirrorError, Place};
 use crate::fill::{FillError, Joined, Readable, Shelved, Source, Through};
@@ -45,7 +47,7 @@ impl Mirror {
                 let shelved = Shelved { content, digest: *digest, fills, source: place.source() };
                 Ok(BlobAnswer { content: Readable::AtRest(shelved), lookup })
             }
-            None => self.fetch_blob(place, &key, access, caller).await,
+            None => self.fetch_blob(place, &key, access, caller).boxed().await,
         }
     }
 
@@ -87,7 +89,7 @@ impl Mirror {
         let outcome = match access {
             Access::Granted { .. } => CacheOutcome::Hit,
             Access::Unproven { .. } => {
-                self.confirm(place, key, caller).await?;
+                self.confirm(place, key, caller).boxed().await?;
                 CacheOutcome::Revalidated
             }
         };

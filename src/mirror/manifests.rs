@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 
 use super::access::Access;
 use super::{CacheOutcome, Caller, ContentKey, Document, Lookup, Mirror, MirrorError, Place};
@@ -69,20 +69,32 @@ impl Mirror {
             let outcome = match access {
                 Access::Granted { .. } => CacheOutcome::Hit,
                 Access::Unproven { .. } => {
-                    self.confirm(place, &key, caller).await?;
+                    self.confirm(place, &key, caller).boxed().await?;
                     CacheOutcome::Revalidated
                 }
             };
             return Ok(document.answer(Lookup::of(outcome)));
         }
-        self.not_known_missing(&key)?;
+        self.manifest_from_upstream(place, &key, want, caller).boxed().await
+    }
+
+    /// The manifest that is not cached.
+    async fn manifest_from_upstream(
+        &self,
+        place: &Place,
+        key: &ContentKey,
+        want: Want,
+        caller: Caller,
+    ) -> Result<ManifestAnswer, MirrorError> {
+        let digest = &key.digest;
+        self.not_known_missing(key)?;
         match want {
             Want::Body => {
                 let (document, outcome) = self.fetch_document(place, digest, caller).await?;
                 Ok(document.answer(Lookup::of(outcome)))
             }
             Want::Head => {
-                let head = self.confirm(place, &key, caller).await?;
+                let head = self.confirm(place, key, caller).await?;
                 let media_type = head.content_type.ok_or_else(|| MirrorError::Unacceptable("no Content-Type".to_owned()))?;
                 if head.digest.is_some_and(|told| told != *digest) {
                     return Err(MirrorError::Unacceptable(format!("asked for {digest}, told of another digest")));
@@ -95,10 +107,16 @@ impl Mirror {
 
     /// The manifest from memory or disk. What the disk holds is verified each time: it is small, and everything hangs on it.
     pub(super) async fn cached_document(&self, digest: &Digest) -> Option<Arc<Document>> {
-        if let Some(document) = self.shared.documents.get(digest) {
-            self.shared.store.note_use(digest);
-            return Some(document);
+        match self.shared.documents.get(digest) {
+            Some(document) => {
+                self.shared.store.note_use(digest);
+                Some(document)
+            }
+            None => self.stored_document(digest).boxed().await,
         }
+    }
+
+    async fn stored_document(&self, digest: &Digest) -> Option<Arc<Document>> {
         let content = self.shared.store.get(digest).await.filter(|content| content.size <= MANIFEST_MAX_BYTES as u64)?;
         let media_type = self.shared.store.catalog().media_type(digest).await?;
         let digest = *digest;
@@ -137,7 +155,7 @@ impl Mirror {
     ) -> Result<(Arc<Document>, CacheOutcome), MirrorError> {
         match self.cached_document(digest).await {
             Some(document) => Ok((document, CacheOutcome::Hit)),
-            None => self.fetch_document(place, digest, caller).await,
+            None => self.fetch_document(place, digest, caller).boxed().await,
         }
     }
 

@@ -53,10 +53,21 @@ impl Mirror {
         let age = record.as_ref().map_or(Age::Stale, |record| self.age(&key, &policy, record.checked_at));
         if let Some(record) = record.as_ref().filter(|_| age == Age::Fresh) {
             return match self.answer(place, record, want, CacheOutcome::Hit, caller).await {
-                Err(error) => self.stale(place, &key, &policy, error).await,
+                Err(error) => self.stale(place, &key, &policy, error).boxed().await,
                 answer => answer,
             };
         }
+        self.manifest_by_old_tag(place, (key, record, age, policy), want, caller).boxed().await
+    }
+
+    /// The manifest of a tag that is not fresh, or was never seen.
+    async fn manifest_by_old_tag(
+        &self,
+        place: &Place,
+        (key, record, age, policy): (TagKey, Option<TagRecord>, Age, TagPolicy),
+        want: Want,
+        caller: Caller,
+    ) -> Result<ManifestAnswer, MirrorError> {
         if self.shared.missing.contains_key(&MissingKey::Tag(key.clone())) {
             return self.stale(place, &key, &policy, MirrorError::Unknown("manifest")).await;
         }
@@ -140,7 +151,7 @@ impl Mirror {
         if let Some(record) = self.shared.tags.get(key) {
             return Some(record);
         }
-        let record = self.shared.store.catalog().tag(&key.upstream, &key.repository, &key.tag).await;
+        let record = self.shared.store.catalog().tag(&key.upstream, &key.repository, &key.tag).boxed().await;
         // Whoever has asked the upstream meanwhile knows better.
         self.shared.tags.get(key).or_else(|| record.inspect(|record| self.shared.tags.insert(key.clone(), record.clone())))
     }
@@ -167,7 +178,7 @@ impl Mirror {
                 lookup: Lookup::of(if outcome == CacheOutcome::Revalidated { CacheOutcome::Forwarded } else { outcome }),
             }),
             Want::Body => {
-                let (document, outcome) = self.document(place, &record.digest, caller).await?;
+                let (document, outcome) = self.document(place, &record.digest, caller).boxed().await?;
                 Ok(document.answer(Lookup::of(outcome)))
             }
         }

@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use futures::FutureExt;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
 use super::{Mirror, MirrorError, Place};
@@ -36,9 +37,12 @@ pub(super) struct Key {
 impl Mirror {
     /// Notes that `reference` was asked for, if it is for want of an upstream that `result` is none.
     pub(super) async fn note_wanted<T>(&self, place: &Place, kind: Kind, reference: &Reference, result: &Result<T, MirrorError>) {
-        if !result.as_ref().err().is_some_and(is_outage) {
-            return;
+        if result.as_ref().err().is_some_and(is_outage) {
+            self.note_wanted_now(place, kind, reference).boxed().await;
         }
+    }
+
+    async fn note_wanted_now(&self, place: &Place, kind: Kind, reference: &Reference) {
         let key = Key {
             upstream: place.upstream.name.clone(),
             repository: place.repository.clone(),

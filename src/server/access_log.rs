@@ -47,7 +47,8 @@ impl Entry {
             begun: Instant::now(),
             method: method.clone(),
             client,
-            user_agent: user_agent.map(|text| text.chars().take(200).collect()),
+            // Visible ASCII, so that any place is between two characters.
+            user_agent: user_agent.map(|text| text.get(..200).unwrap_or(text).to_owned()),
             kind: "other",
             upstream: None,
             repository: None,

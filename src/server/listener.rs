@@ -243,7 +243,7 @@ async fn answer(
     turn: Turn,
 ) -> Result<Response<TurnTaker>, Infallible> {
     let (parts, _unread) = request.into_parts();
-    let response = registry.answer(parts, &client).await?;
+    let response = registry.answer(&parts, &client).await?;
     Ok(response.map(|body| TurnTaker { body, turn }))
 }
 

@@ -1,10 +1,13 @@
 //! The registry API: a request is read, put to the mirror, and answered. Every answer, good or bad, leaves through here.
 
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use futures::FutureExt;
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE, HOST, SERVER, TRANSFER_ENCODING, USER_AGENT};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
@@ -56,13 +59,14 @@ impl Registry {
     }
 
     /// Answers `request`, which came from `client`. Its body is not read: nothing that reads takes one.
-    pub(super) async fn answer(&self, request: Parts, client: &Client) -> Result<Response<Body>, Infallible> {
+    pub(super) async fn answer(&self, request: &Parts, client: &Client) -> Result<Response<Body>, Infallible> {
         let metrics = Arc::clone(&self.shared.metrics);
         let mut entry = Entry::begin(metrics, &request.method, client.address, request.headers.get(USER_AGENT));
         let deadline = self.shared.answer_deadline;
-        let answered = match tokio::time::timeout(deadline, self.dispatch(&request, client, &mut entry)).await {
-            Ok(answered) => answered,
-            Err(_) => Err(ApiError::deadline(deadline)),
+        let answered = {
+            // In its place, not moved into the time limit: there is one in memory for each request.
+            let answering = pin!(self.dispatch(request, client, &mut entry));
+            tokio::time::timeout(deadline, answering).await.unwrap_or_else(|_| Err(ApiError::deadline(deadline)))
         };
         let is_head = request.method == Method::HEAD;
         let mut response = match answered {
@@ -82,7 +86,7 @@ impl Registry {
         headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
         headers.insert(SERVER, HeaderValue::from_static("larder"));
         headers.insert(DATE, now());
-        if has_body(&request) {
+        if has_body(request) {
             // What a client still wants to send is not waited for: see `connection`.
             if request.version < Version::HTTP_2 {
                 headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -127,13 +131,13 @@ impl Registry {
             Endpoint::Manifest(reference) => self.manifest(&place, &reference, is_head, &request.headers, entry).await?,
             Endpoint::Blob(digest) => self.blob(&place, &digest, request, client.outbox.as_ref(), entry).await?,
             Endpoint::Tags(page) => {
-                let answer = self.shared.mirror.tags(&place, &page, caller).await?;
+                let answer = self.shared.mirror.tags(&place, &page, caller).boxed().await?;
                 let response = respond::tags(place.repository.as_str(), &answer, request.uri.path(), namespace);
                 Answered { response, outcome: Some(answer.lookup.outcome) }
             }
             Endpoint::Referrers(digest, page) => {
                 entry.digest = Some(digest);
-                let answer = self.shared.mirror.referrers(&place, &digest, &page, caller).await?;
+                let answer = self.shared.mirror.referrers(&place, &digest, &page, caller).boxed().await?;
                 let outcome = Some(answer.lookup.outcome);
                 Answered { response: respond::referrers(answer, request.uri.path(), namespace), outcome }
             }
@@ -172,7 +176,7 @@ impl Registry {
     ) -> Result<Answered, ApiError> {
         entry.digest = Some(*digest);
         if request.method == Method::HEAD {
-            let head = self.shared.mirror.blob_head(place, digest, entry.caller()).await?;
+            let head = self.shared.mirror.blob_head(place, digest, entry.caller()).boxed().await?;
             return Ok(Answered { response: respond::blob_head(digest, &head), outcome: Some(head.lookup.outcome) });
         }
         let answer = self.shared.mirror.blob(place, digest, entry.caller()).await?;
@@ -218,7 +222,18 @@ fn has_body(request: &Parts) -> bool {
     length || request.headers.contains_key(TRANSFER_ENCODING)
 }
 
+/// The time, to the second: it is put into words once in a second and thread.
 fn now() -> HeaderValue {
-    let text = httpdate::fmt_http_date(std::time::SystemTime::now());
-    HeaderValue::from_str(&text).expect("a date has only visible ASCII characters")
+    thread_local! {
+        static LAST: RefCell<(u64, HeaderValue)> = const { RefCell::new((0, HeaderValue::from_static(""))) };
+    }
+    let now = SystemTime::now();
+    let second = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    LAST.with_borrow_mut(|(at, text)| {
+        if *at != second || text.is_empty() {
+            let date = httpdate::fmt_http_date(now);
+            (*at, *text) = (second, HeaderValue::try_from(date).expect("a date has only visible ASCII characters"));
+        }
+        text.clone()
+    })
 }

@@ -103,7 +103,7 @@ pub(super) async fn blob(
             let message = format!("the content has {size} bytes, and the range none of them");
             let error = ApiError::new(StatusCode::RANGE_NOT_SATISFIABLE, ErrorCode::Unsupported, message);
             let mut response = error.into_response();
-            insert(response.headers_mut(), CONTENT_RANGE, &format!("bytes */{size}"));
+            insert(response.headers_mut(), CONTENT_RANGE, format!("bytes */{size}"));
             Ok(response)
         }
         Selection::Excessive => {
@@ -119,9 +119,9 @@ pub(super) fn tags(name: &str, answer: &TagsAnswer, own_target: &str, namespace:
     let body = serde_json::json!({"name": name, "tags": tags}).to_string();
     let mut response = with_type(Response::new(Body::from_bytes(Bytes::from(body))), "application/json");
     let headers = response.headers_mut();
-    insert(headers, CACHE_STATUS, &cache_status(answer.lookup));
+    headers.insert(CACHE_STATUS, cache_status(answer.lookup));
     if let Some(page) = &answer.next {
-        insert(headers, LINK, &next_link(own_target, page, namespace));
+        insert(headers, LINK, next_link(own_target, page, namespace));
     }
     response
 }
@@ -129,32 +129,38 @@ pub(super) fn tags(name: &str, answer: &TagsAnswer, own_target: &str, namespace:
 pub(super) fn referrers(answer: ReferrersAnswer, own_target: &str, namespace: Option<&str>) -> Response<Body> {
     let mut response = with_type(Response::new(Body::from_bytes(answer.bytes)), MediaType::OCI_INDEX);
     let headers = response.headers_mut();
-    insert(headers, CACHE_STATUS, &cache_status(answer.lookup));
+    headers.insert(CACHE_STATUS, cache_status(answer.lookup));
     if let Some(filters) = &answer.filters_applied {
         insert(headers, OCI_FILTERS_APPLIED, filters);
     }
     if let Some(page) = &answer.next {
-        insert(headers, LINK, &next_link(own_target, page, namespace));
+        insert(headers, LINK, next_link(own_target, page, namespace));
     }
     response
 }
 
 /// The `Cache-Status` of what the cache did (RFC 9211).
-pub(super) fn cache_status(lookup: Lookup) -> String {
+fn cache_status(lookup: Lookup) -> HeaderValue {
     let status = lookup.upstream_status.map(|status| format!("; fwd-status={status}")).unwrap_or_default();
-    match lookup.outcome {
-        CacheOutcome::Hit => "larder; hit".to_owned(),
-        CacheOutcome::Revalidated => "larder; fwd=stale; fwd-status=200; detail=revalidated".to_owned(),
+    let text = match lookup.outcome {
+        CacheOutcome::Hit => "larder; hit",
+        CacheOutcome::Revalidated => "larder; fwd=stale; fwd-status=200; detail=revalidated",
         // Nobody was asked, or not for this answer.
         CacheOutcome::Stale(StaleReason::Offline | StaleReason::Revalidating) => {
-            format!("larder; hit; detail={}", lookup.outcome.as_str())
+            return composed(format!("larder; hit; detail={}", lookup.outcome.as_str()));
         }
-        CacheOutcome::Stale(_) => format!("larder; fwd=stale{status}; detail={}", lookup.outcome.as_str()),
-        CacheOutcome::Miss => "larder; fwd=uri-miss; stored".to_owned(),
-        CacheOutcome::Forwarded => "larder; fwd=uri-miss".to_owned(),
-        CacheOutcome::Joined => "larder; fwd=uri-miss; collapsed".to_owned(),
-        CacheOutcome::PassedThrough => "larder; fwd=uri-miss; detail=not-stored".to_owned(),
-    }
+        CacheOutcome::Stale(_) => return composed(format!("larder; fwd=stale{status}; detail={}", lookup.outcome.as_str())),
+        CacheOutcome::Miss => "larder; fwd=uri-miss; stored",
+        CacheOutcome::Forwarded => "larder; fwd=uri-miss",
+        CacheOutcome::Joined => "larder; fwd=uri-miss; collapsed",
+        CacheOutcome::PassedThrough => "larder; fwd=uri-miss; detail=not-stored",
+    };
+    HeaderValue::from_static(text)
+}
+
+/// A header value that is put together from words of ours.
+fn composed(text: String) -> HeaderValue {
+    HeaderValue::try_from(text).expect("our words have only visible ASCII characters")
 }
 
 impl Sendable<'_> {
@@ -187,7 +193,7 @@ fn partial(mut response: Response<Body>, content: &Sendable<'_>, range: Range<u6
     *response.status_mut() = StatusCode::PARTIAL_CONTENT;
     let headers = response.headers_mut();
     headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-    insert(headers, CONTENT_RANGE, &content_range(&range, size));
+    insert(headers, CONTENT_RANGE, content_range(&range, size));
     *response.body_mut() = content.part(range);
     response
 }
@@ -220,7 +226,7 @@ fn multipart(mut response: Response<Body>, content: &Readable, parts: &[Range<u6
     *response.status_mut() = StatusCode::PARTIAL_CONTENT;
     let headers = response.headers_mut();
     headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-    insert(headers, CONTENT_TYPE, &format!("multipart/byteranges; boundary={boundary}"));
+    insert(headers, CONTENT_TYPE, format!("multipart/byteranges; boundary={boundary}"));
     *response.body_mut() = Body::from_stream(body, Some(length));
     response
 }
@@ -257,9 +263,15 @@ fn etag(digest: &Digest) -> String {
 }
 
 fn describe(headers: &mut HeaderMap, digest: &Digest, lookup: Lookup) {
-    insert(headers, DOCKER_CONTENT_DIGEST, &digest.to_string());
-    insert(headers, ETAG, &etag(digest));
-    insert(headers, CACHE_STATUS, &cache_status(lookup));
+    // What all answers have, and some more: it grows only once.
+    headers.reserve(12);
+    // The digest is the tag without its quotes, and shares its memory.
+    let tag = Bytes::from(etag(digest));
+    let digest = tag.slice(1..tag.len() - 1);
+    for (name, value) in [(DOCKER_CONTENT_DIGEST, digest), (ETAG, tag)] {
+        headers.extend(HeaderValue::from_maybe_shared(value).map(|value| (name, value)));
+    }
+    headers.insert(CACHE_STATUS, cache_status(lookup));
 }
 
 fn describe_blob(headers: &mut HeaderMap, digest: &Digest, lookup: Lookup) {
@@ -287,8 +299,8 @@ fn next_link(own_target: &str, page: &Page, namespace: Option<&str>) -> String {
 }
 
 /// Sets a header whose value comes from somewhere else. One that cannot stand in a header is left out.
-fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
-    if let Ok(value) = HeaderValue::from_str(value) {
+fn insert(headers: &mut HeaderMap, name: HeaderName, value: impl TryInto<HeaderValue>) {
+    if let Ok(value) = value.try_into() {
         headers.insert(name, value);
     }
 }
