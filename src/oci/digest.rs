@@ -79,6 +79,9 @@ impl FromStr for Algorithm {
 // === impl Digest ===
 
 impl Digest {
+    /// The longest text form.
+    pub const TEXT_MAX_BYTES: usize = "sha512:".len() + HEX_MAX_BYTES;
+
     /// The sha256 digest of `bytes`.
     pub fn sha256(bytes: &[u8]) -> Self {
         Self::of(Algorithm::Sha256, bytes)
@@ -116,6 +119,13 @@ impl Digest {
     /// The encoded part: 64 or 128 lower-case hexadecimal digits.
     pub fn hex(&self) -> String {
         encode_hex(self.as_bytes(), &mut [0; HEX_MAX_BYTES]).to_owned()
+    }
+
+    /// Adds the text form to `text`. It is what [`fmt::Display`] writes, at a fraction of the cost.
+    pub fn push_onto(&self, text: &mut String) {
+        text.push_str(self.algorithm().name());
+        text.push(':');
+        text.push_str(encode_hex(self.as_bytes(), &mut [0; HEX_MAX_BYTES]));
     }
 }
 
@@ -291,7 +301,10 @@ mod tests {
         #[test]
         fn no_text_makes_the_parser_panic_and_what_it_accepts_prints_the_same(text in "\\PC*") {
             if let Ok(digest) = text.parse::<Digest>() {
-                prop_assert_eq!(digest.to_string(), text);
+                prop_assert_eq!(digest.to_string(), text.as_str());
+                let mut pushed = String::new();
+                digest.push_onto(&mut pushed);
+                prop_assert_eq!(pushed, text);
             }
         }
 

@@ -71,6 +71,9 @@ impl Entry {
         self.status = response.status().as_u16();
         self.answered = Some(Instant::now());
         self.is_complete = http_body::Body::is_end_stream(response.body());
+        if response.body().is_at_hand() {
+            self.first_byte = self.answered;
+        }
         response.map(|body| body.watched(Box::new(self)))
     }
 }

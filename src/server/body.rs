@@ -67,6 +67,11 @@ impl Body {
         Self { content, failure: None, watch: None }
     }
 
+    /// Whether all of it is in memory.
+    pub(super) fn is_at_hand(&self) -> bool {
+        matches!(self.content, Content::Bytes(_))
+    }
+
     pub(super) fn watched(mut self, watch: Box<dyn Watch>) -> Self {
         self.watch = Some(watch);
         self

@@ -261,7 +261,11 @@ fn is_not_modified(request: &HeaderMap, digest: &Digest) -> bool {
 }
 
 fn etag(digest: &Digest) -> String {
-    format!("\"{digest}\"")
+    let mut tag = String::with_capacity(Digest::TEXT_MAX_BYTES + 2);
+    tag.push('"');
+    digest.push_onto(&mut tag);
+    tag.push('"');
+    tag
 }
 
 fn describe(headers: &mut HeaderMap, digest: &Digest, lookup: Lookup) {

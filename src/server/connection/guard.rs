@@ -47,7 +47,10 @@ pub(in crate::server) struct Guard<S> {
     stream: S,
     turn: Turn,
     limits: Limits,
-    /// Runs while it is the client's turn.
+    /// When the client must have done what is its turn to do.
+    due: Instant,
+    /// Runs while the client is waited for. It may end before that is due, and is then set again: so a request that comes all at once
+    /// sets none.
     reading: Pin<Box<Sleep>>,
     has_begun_head: bool,
     /// Runs while the client takes nothing.
@@ -88,8 +91,24 @@ impl Turn {
 
 impl<S> Guard<S> {
     pub(in crate::server) fn new(stream: S, turn: Turn, limits: Limits) -> Self {
-        let reading = Box::pin(tokio::time::sleep(limits.first_byte));
-        Self { stream, turn, limits, reading, has_begun_head: false, writing: None, own_answer: Bytes::new() }
+        let due = Instant::now() + limits.first_byte;
+        let reading = Box::pin(tokio::time::sleep_until(due));
+        Self { stream, turn, limits, due, reading, has_begun_head: false, writing: None, own_answer: Bytes::new() }
+    }
+
+    /// Ready when the client is late.
+    fn poll_due(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let due = self.due;
+        if due < self.reading.deadline() {
+            self.reading.as_mut().reset(due);
+        }
+        loop {
+            ready!(self.reading.as_mut().poll(cx));
+            if self.reading.deadline() >= due {
+                return Poll::Ready(());
+            }
+            self.reading.as_mut().reset(due);
+        }
     }
 }
 
@@ -126,13 +145,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
             Poll::Ready(result) => {
                 if !this.has_begun_head && buffer.filled().len() > before && !this.turn.is(OURS) {
                     this.has_begun_head = true;
-                    this.reading.as_mut().reset(Instant::now() + this.limits.head);
+                    this.due = Instant::now() + this.limits.head;
                 }
                 Poll::Ready(result)
             }
             // Where requests overlap, only the first byte has a time; after that the protocol's own pings tell who is there.
             Poll::Pending if this.turn.is(CLIENT) || (this.turn.is(SHARED) && !this.has_begun_head) => {
-                ready!(this.reading.as_mut().poll(cx));
+                ready!(this.poll_due(cx));
                 // Reads as the end of the stream: hyper closes, in order and without an answer.
                 Poll::Ready(Ok(()))
             }
@@ -179,7 +198,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guard<S> {
         if this.turn.is(ANSWERED) {
             this.turn.change(CLIENT);
             this.has_begun_head = false;
-            this.reading.as_mut().reset(Instant::now() + this.limits.idle);
+            this.due = Instant::now() + this.limits.idle;
         }
         Poll::Ready(Ok(()))
     }
