@@ -4,6 +4,7 @@
 mod access;
 mod blobs;
 mod callers;
+mod denials;
 mod error;
 mod freshness;
 mod listings;
@@ -29,6 +30,7 @@ use crate::upstream::Head;
 use crate::util::{Clock, Remembered, SingleFlight};
 
 use callers::Callers;
+use denials::Asked;
 use prefetch::Prefetch;
 
 pub use blobs::{BlobAnswer, BlobHead};
@@ -79,9 +81,11 @@ struct Shared {
     awaiting_content: moka::sync::Cache<ContentKey, Arc<Vec<Tag>>>,
     /// What is known to be readable where (a memory of the catalog's links), with its size where a manifest told it.
     readable: moka::sync::Cache<ContentKey, Option<u64>>,
-    /// What upstreams have said they have not.
-    missing: moka::sync::Cache<MissingKey, ()>,
+    /// What upstreams have said no to, and how.
+    denials: moka::sync::Cache<Asked, MirrorError>,
     slow: Remembered<UpstreamName, ()>,
+    /// Tags of which the log said a moment ago that they are served stale.
+    told: moka::sync::Cache<TagKey, ()>,
     callers: Callers,
     /// What was noted a moment ago as asked for in vain.
     wanted: Remembered<wanted::Key, ()>,
@@ -119,13 +123,6 @@ struct ContentKey {
     digest: Digest,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum MissingKey {
-    Tag(TagKey),
-    Content(ContentKey),
-    Listing(listings::Key),
-}
-
 impl Mirror {
     /// With `prefetch`, which is told what comes of it, the content of manifests that clients pull is fetched before it is asked for.
     pub fn new(
@@ -155,7 +152,8 @@ impl Mirror {
             tags: moka::sync::Cache::new(facts()),
             awaiting_content: moka::sync::Cache::builder().max_capacity(facts()).time_to_live(Duration::from_secs(3600)).build(),
             readable: moka::sync::Cache::new(facts()),
-            missing: moka::sync::Cache::builder().max_capacity(facts()).time_to_live(missing).build(),
+            denials: moka::sync::Cache::builder().max_capacity(facts()).time_to_live(missing).build(),
+            told: moka::sync::Cache::builder().max_capacity(facts()).time_to_live(tags::TOLD).build(),
             listings: moka::sync::Cache::builder()
                 .max_capacity(DOCUMENTS_IN_MEMORY)
                 .weigher(|_, listing: &Arc<listings::Listing>| weight(listing.body.len()))
@@ -195,13 +193,6 @@ impl Mirror {
         match place.upstream.origin.refusal() {
             Some(_) => Ok(()),
             None => self.shared.callers.turn(caller).await,
-        }
-    }
-
-    /// Notes that an upstream was asked on behalf of `caller` for what it does not have.
-    fn note_in_vain<T>(&self, caller: Caller, result: &Result<T, MirrorError>) {
-        if matches!(result, Err(MirrorError::Unknown(_))) {
-            self.shared.callers.note_in_vain(caller);
         }
     }
 

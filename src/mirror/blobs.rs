@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::FutureExt;
 
 use super::access::Access;
-use super::{CacheOutcome, Caller, ContentKey, Lookup, Mirror, MirrorError, Place};
+use super::{Asked, CacheOutcome, Caller, ContentKey, Lookup, Mirror, MirrorError, Place};
 use crate::fill::{FillError, Joined, Readable, Shelved, Source, Through};
 use crate::oci::{Digest, Reference};
 use crate::store::{Content, Kind};
@@ -47,7 +47,10 @@ impl Mirror {
                 let shelved = Shelved { content, digest: *digest, fills, source: place.source() };
                 Ok(BlobAnswer { content: Readable::AtRest(shelved), lookup })
             }
-            None => self.fetch_blob(place, &key, access, caller).boxed().await,
+            None => {
+                let asking = self.fetch_blob(place, &key, access, caller);
+                self.note_if_left(place, Kind::Blob, Reference::Digest(*digest), asking).boxed().await
+            }
         }
     }
 
@@ -103,7 +106,7 @@ impl Mirror {
         access: Access,
         caller: Caller,
     ) -> Result<BlobAnswer, MirrorError> {
-        self.not_known_missing(key)?;
+        self.not_denied(&Asked::Content(key.clone()))?;
         if self.shared.fills.get(&key.digest).is_none() {
             self.turn(place, caller).await?;
         }
