@@ -103,7 +103,7 @@ async fn assert_footprint(class: Class, seed: u64) {
     let images: Vec<_> = (1..=ROUNDS).map(|round| image(seed + round, &[2_000_000])).collect();
     let name = |round: usize| format!("library/round-{round}");
     for (round, image) in images.iter().enumerate() {
-        hub.put(Repository::new(&name(round)).tag(TAG, image));
+        hub.put(Repository::new(name(round)).tag(TAG, image));
     }
     let timeouts = "timeouts = { answer = '3s', headers = '1s', connect = '1s', stall = '1s', revalidation = '500ms' }";
     let larder = Larder::with(&hub, &format!("freshness.tags = '0s'\n {timeouts}")).await;
