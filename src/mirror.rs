@@ -4,6 +4,7 @@
 mod access;
 mod blobs;
 mod callers;
+mod completeness;
 mod denials;
 mod error;
 mod freshness;
@@ -84,6 +85,8 @@ struct Shared {
     /// What upstreams have said no to, and how.
     denials: moka::sync::Cache<Asked, MirrorError>,
     slow: Remembered<UpstreamName, ()>,
+    /// Manifests of images that were complete a moment ago.
+    whole: Remembered<Digest, ()>,
     /// Tags of which the log said a moment ago that they are served stale.
     told: moka::sync::Cache<TagKey, ()>,
     callers: Callers,
@@ -153,6 +156,7 @@ impl Mirror {
             awaiting_content: moka::sync::Cache::builder().max_capacity(facts()).time_to_live(Duration::from_secs(3600)).build(),
             readable: moka::sync::Cache::new(facts()),
             denials: moka::sync::Cache::builder().max_capacity(facts()).time_to_live(missing).build(),
+            whole: Remembered::new(completeness::PAUSE, completeness::REMEMBERED),
             told: moka::sync::Cache::builder().max_capacity(facts()).time_to_live(tags::TOLD).build(),
             listings: moka::sync::Cache::builder()
                 .max_capacity(DOCUMENTS_IN_MEMORY)

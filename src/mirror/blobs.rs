@@ -59,6 +59,12 @@ impl Mirror {
     /// # Errors
     /// [`MirrorError`] if there is no such blob, or nobody can tell.
     pub async fn blob_head(&self, place: &Place, digest: &Digest, caller: Caller) -> Result<BlobHead, MirrorError> {
+        let head = self.find_blob_head(place, digest, caller).await;
+        self.note_wanted(place, Kind::Blob, &Reference::Digest(*digest), &head).await;
+        head
+    }
+
+    async fn find_blob_head(&self, place: &Place, digest: &Digest, caller: Caller) -> Result<BlobHead, MirrorError> {
         let key = ContentKey::new(place, Kind::Blob, digest);
         let (at_rest, access) = self.blob_at_rest(place, &key, caller).await?;
         if let Some((content, lookup)) = at_rest {

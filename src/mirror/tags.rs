@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use futures::FutureExt;
-use futures::future::BoxFuture;
 
 use std::time::Duration;
 
@@ -15,12 +14,9 @@ use super::{
     Asked, CacheOutcome, Caller, ContentKey, Document, Lookup, ManifestAnswer, Mirror, MirrorError, Place, StaleReason, TagKey,
 };
 use crate::config::{Failure, TagPolicy};
-use crate::oci::{Manifest, Reference, Tag};
+use crate::oci::{Reference, Tag};
 use crate::store::{Kind, TagRecord};
 use crate::upstream::{Head, Method, Phase, Question, Target, UpstreamError};
-
-/// How deep indexes may be nested in each other.
-const INDEX_DEPTH: usize = 3;
 
 /// How often the log says of the same tag that it is served stale, at the most.
 pub(super) const TOLD: Duration = Duration::from_secs(60);
@@ -365,49 +361,8 @@ impl Mirror {
             return None;
         }
         let document = self.cached_document(&record.digest).await?;
-        let is_complete = self.is_complete(&document, INDEX_DEPTH).await;
+        let is_complete = self.is_complete(&document).await;
         Some((document, is_complete))
-    }
-
-    /// Whether all that a client will ask for after this answer is here.
-    pub(super) async fn is_whole(&self, answer: &ManifestAnswer) -> bool {
-        match self.cached_document(&answer.digest).await {
-            Some(document) => self.is_complete(&document, INDEX_DEPTH).await,
-            None => false,
-        }
-    }
-
-    /// Whether all that a client will ask for next is here. Podman, CRI-O and Skopeo choose their mirror at the first manifest and
-    /// never fall back for blobs, so half an image must not be begun while its other half cannot be had. Of an index, one
-    /// image suffices: which platform the client is for is not known yet, and what is attached to images is not pulled with them.
-    fn is_complete<'a>(&'a self, document: &'a Document, depth: usize) -> BoxFuture<'a, bool> {
-        let check = async move {
-            let Ok(content) = Manifest::inspect(&document.bytes, &document.media_type) else { return false };
-            if !self.has_all_blobs(&content).await {
-                return false;
-            }
-            if content.manifests.is_empty() {
-                return true;
-            }
-            for child in content.manifests.iter().filter(|child| depth > 0 && !child.is_attachment) {
-                if let Some(child) = self.cached_document(&child.digest).await
-                    && self.is_complete(&child, depth - 1).await
-                {
-                    return true;
-                }
-            }
-            false
-        };
-        check.boxed()
-    }
-
-    async fn has_all_blobs(&self, content: &Manifest) -> bool {
-        for blob in content.blobs.iter().filter(|blob| !blob.is_foreign) {
-            if self.shared.store.get(&blob.digest).await.is_none() {
-                return false;
-            }
-        }
-        true
     }
 }
 

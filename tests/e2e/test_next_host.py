@@ -101,22 +101,6 @@ def test_no_fault_of_blobs_alone_fails_a_pull(
     assert not set(read) & set(larder.blob_digests())
 
 
-@pytest.mark.larder(freshness="0s")
-def test_wrong_bytes_that_went_out_cost_one_try(
-    larder: Larder, hub: Hub, origin: Origin, containerds: list[Client], shelf: Shelf
-) -> None:
-    """A layer's beginning goes out before its end has come, and what is wrong in it cannot be taken back. Whoever got
-    it notices, and is sent to the origin the next time.
-    """
-    hub.fail_blobs({"corrupt": {"offset": 1}})
-    for client in containerds:
-        try:
-            client.fetch(shelf.schema2)
-        except CommandFailed:
-            client.fetch(shelf.schema2)
-    assert set(shelf.schema2.blobs).isdisjoint(larder.blob_digests())
-
-
 @pytest.mark.larder(stall="1s")
 def test_a_layer_that_breaks_in_the_middle_is_gone_on_with_at_the_origin(
     larder: Larder, hub: Hub, origin: Origin, containerds: list[Client]

@@ -62,7 +62,7 @@ def test_clients_get_what_is_cached_and_later_the_rest(
 
 @pytest.mark.larder(freshness="0s")
 def test_every_second_answer_is_a_503(larder: Larder, hub: Hub, clients: Fleet, crowd: Crowd, shelf: Shelf) -> None:
-    """Nobody notices: neither Podman, containerd and dockerd, which pull what is new, nor all who pull what is cached."""
+    """Nobody notices: neither Podman, containerd and dockerd, which pull what is new, nor who pulls what is cached."""
     for name, new in (("podman", shelf.tiny), ("cri", shelf.schema2), ("dockerd", shelf.list)):
         hub.recover()
         hub.falter()

@@ -36,7 +36,7 @@ async fn what_could_not_be_had_is_listed_until_it_is_here() {
     for _ in 0..3 {
         assert_eq!(larder.get(manifest(TAG)).await.status(), 502);
     }
-    assert_eq!(larder.get(blob(layer)).await.status(), 502);
+    assert_eq!(larder.head(blob(layer)).await.status(), 502);
     let tag = format!("docker.io/{NAME}:{TAG}");
     let expected = [(tag.clone(), "manifest".to_owned(), 1), (format!("docker.io/{NAME}@{layer}"), "blob".to_owned(), 1)];
     assert_eq!(missing(&larder, &[]), expected);

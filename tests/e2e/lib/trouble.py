@@ -12,8 +12,8 @@ ASTRAY = "http://169.254.169.254/"
 
 #: Nobody listens; tokens can neither be had nor used; 429, and 6 s to wait; connections are taken and nothing answered;
 #: every request is refused, with a challenge; half of all requests are answered 503. And where blobs alone are in
-#: trouble: their CDN answers 503, or nothing, or with another byte in what Larder withholds until it has verified all of
-#: a layer; the registry does not know them, or sends whoever asks for them where none may be sent.
+#: trouble: their CDN answers 503, or nothing, or with another byte in what Larder withholds until it has verified all
+#: of a layer; the registry does not know them, or sends whoever asks for them where none may be sent.
 TROUBLES: Mapping[str, Callable[[Hub], None]] = MappingProxyType(
     {
         "down": Hub.go_down,
