@@ -4,6 +4,8 @@
 mod access;
 mod blobs;
 mod callers;
+mod completeness;
+mod denials;
 mod error;
 mod freshness;
 mod listings;
@@ -30,6 +32,7 @@ use crate::upstream::Head;
 use crate::util::{Clock, Remembered, SingleFlight};
 
 use callers::Callers;
+use denials::Asked;
 use prefetch::Prefetch;
 
 pub use blobs::{BlobAnswer, BlobHead};
@@ -86,9 +89,13 @@ struct Shared {
     awaiting_content: Memory<ContentKey, Arc<Vec<Tag>>>,
     /// What is known to be readable where (a memory of the catalog's links), with its size where a manifest told it.
     readable: Memory<ContentKey, Option<u64>>,
-    /// What upstreams have said they have not.
-    missing: Memory<MissingKey, ()>,
+    /// What upstreams have said no to, and how.
+    denials: Memory<Asked, MirrorError>,
     slow: Remembered<UpstreamName, ()>,
+    /// Manifests of images that were complete a moment ago.
+    whole: Remembered<Digest, ()>,
+    /// Tags of which the log said a moment ago that they are served stale.
+    told: Memory<TagKey, ()>,
     callers: Callers,
     /// What was noted a moment ago as asked for in vain.
     wanted: Remembered<wanted::Key, ()>,
@@ -126,13 +133,6 @@ struct ContentKey {
     digest: Digest,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum MissingKey {
-    Tag(TagKey),
-    Content(ContentKey),
-    Listing(listings::Key),
-}
-
 impl Mirror {
     /// With `prefetch`, which is told what comes of it, the content of manifests that clients pull is fetched before it is asked for.
     pub fn new(
@@ -161,7 +161,9 @@ impl Mirror {
             tags: memory(),
             awaiting_content: memory_for(Duration::from_secs(3600)),
             readable: memory(),
-            missing: memory_for(missing),
+            denials: memory_for(missing),
+            whole: Remembered::new(completeness::PAUSE, completeness::REMEMBERED),
+            told: memory_for(tags::TOLD),
             listings: moka::sync::Cache::builder()
                 .max_capacity(DOCUMENTS_IN_MEMORY)
                 .weigher(|_, listing: &Arc<listings::Listing>| weight(listing.body.len()))
@@ -201,13 +203,6 @@ impl Mirror {
         match place.upstream.origin.refusal() {
             Some(_) => Ok(()),
             None => self.shared.callers.turn(caller).await,
-        }
-    }
-
-    /// Notes that an upstream was asked on behalf of `caller` for what it does not have.
-    fn note_in_vain<T>(&self, caller: Caller, result: &Result<T, MirrorError>) {
-        if matches!(result, Err(MirrorError::Unknown(_))) {
-            self.shared.callers.note_in_vain(caller);
         }
     }
 

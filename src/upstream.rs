@@ -50,6 +50,11 @@ pub trait Origin: Send + Sync + 'static {
         None
     }
 
+    /// The same of a question about content: that may be elsewhere, and out of reach while all else is not.
+    fn content_refusal(&self) -> Option<UpstreamError> {
+        self.refusal()
+    }
+
     /// Why no pull should be spent on what can be served from the cache as it is: [`UpstreamError::Saving`], or nothing.
     fn saving(&self) -> Option<UpstreamError> {
         None

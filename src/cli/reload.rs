@@ -49,7 +49,9 @@ impl Running {
 
     fn look_at_configuration(&self) {
         match Config::load(self.file.as_deref(), environment()) {
-            Err(error) => tracing::error!(%error, "the changed configuration is not accepted; the one before holds"),
+            Err(error) => {
+                tracing::error!(%error, "the configuration would not be accepted as it is now; the one that Larder was started with holds")
+            }
             Ok(config) => match differing(&self.config, &config) {
                 sections if sections.is_empty() => tracing::info!("the configuration is as it was"),
                 sections => {

@@ -211,7 +211,7 @@ impl EndpointStats {
 
 /// Whether an answer of that kind came from what had been at rest before.
 fn is_hit(outcome: &str) -> bool {
-    matches!(outcome, "hit" | "revalidated") || outcome.starts_with("stale")
+    outcome == "hit" || outcome.starts_with("revalidated") || outcome.starts_with("stale")
 }
 
 fn hit_ratio(outcomes: &BTreeMap<&'static str, u64>) -> Option<f64> {

@@ -98,7 +98,7 @@ pub const KEYS: &[Key] = &[
     key(Named("freshness"), "stale_for", Text, Value("forever"), "How long after it was last checked a tag is served while its upstream cannot be asked."),
     key(Named("freshness"), "refuse_stale", List, Value(""), "Failures of an upstream with which a stale tag is not served: unreachable, timeout, server-error, rate-limited, denied."),
     key(Named("freshness"), "keep_missing", Flag, Value("false"), "Whether a tag that the upstream has no more is served as it was last."),
-    key(Named("freshness"), "missing", Text, Value("30s"), "How long it is remembered that an upstream does not have something; at most 60s."),
+    key(Named("freshness"), "missing", Text, Value("30s"), "How long it is remembered that an upstream does not have something, or denies it; at most 60s."),
 
     key(Named("tls"), "cert", Text, Absent, "The certificate chain (PEM) with which clients are served; needs `key`. Read again when it changes, and at a SIGHUP. Without it, plain HTTP is spoken."),
     key(Named("tls"), "key", Text, Absent, "The private key (PEM) of the certificate."),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 
-use super::{Caller, ContentKey, Document, Mirror, MirrorError, MissingKey, Place};
+use super::{Asked, Caller, ContentKey, Document, Mirror, MirrorError, Place};
 use crate::oci::{Digest, Manifest, Reference, UpstreamName};
 use crate::store::{Kind, Link};
 use crate::upstream::{Answer, Head, Method, Phase, Question, Target, UpstreamError};
@@ -117,20 +117,12 @@ impl Mirror {
     /// Remembers that `place` has the content.
     pub(super) fn granted(&self, key: &ContentKey) {
         self.shared.readable.insert(key.clone(), None);
-        self.shared.missing.invalidate(&MissingKey::Content(key.clone()));
-    }
-
-    /// Fails if the upstream said a moment ago that it has no such content.
-    pub(super) fn not_known_missing(&self, key: &ContentKey) -> Result<(), MirrorError> {
-        if self.shared.missing.contains_key(&MissingKey::Content(key.clone())) {
-            return Err(MirrorError::Unknown(key.what()));
-        }
-        Ok(())
+        self.forget_denial(&Asked::Content(key.clone()));
     }
 
     /// Has the upstream confirm that `place` has the content, by a HEAD that all who wait share.
     pub(super) async fn confirm(&self, place: &Place, key: &ContentKey, caller: Caller) -> Result<Head, MirrorError> {
-        self.not_known_missing(key)?;
+        self.not_denied(&Asked::Content(key.clone()))?;
         if !self.shared.confirmations.is_under_way(key) {
             self.turn(place, caller).await?;
         }
@@ -197,13 +189,14 @@ impl Mirror {
         }
     }
 
-    /// Turns an upstream's error into ours, and remembers a 404 for a while.
+    /// Turns an upstream's error into ours, and remembers it for a while if it is a no.
     pub(super) fn note_absence(&self, key: &ContentKey, error: UpstreamError) -> MirrorError {
         if matches!(error, UpstreamError::NotFound) {
             self.shared.readable.invalidate(key);
-            self.shared.missing.insert(MissingKey::Content(key.clone()), ());
         }
-        MirrorError::from_upstream(error, key.what())
+        let error = MirrorError::from_upstream(error, key.what());
+        self.note_denial(|| Asked::Content(key.clone()), &error);
+        error
     }
 }
 

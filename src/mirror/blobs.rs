@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::FutureExt;
 
 use super::access::Access;
-use super::{CacheOutcome, Caller, ContentKey, Lookup, Mirror, MirrorError, Place};
+use super::{Asked, CacheOutcome, Caller, ContentKey, Lookup, Mirror, MirrorError, Place};
 use crate::fill::{FillError, Joined, Readable, Shelved, Source, Through};
 use crate::oci::{Digest, Reference};
 use crate::store::{Content, Kind};
@@ -47,7 +47,10 @@ impl Mirror {
                 let shelved = Shelved { content, digest: *digest, fills, source: place.source() };
                 Ok(BlobAnswer { content: Readable::AtRest(shelved), lookup })
             }
-            None => self.fetch_blob(place, &key, access, caller).boxed().await,
+            None => {
+                let asking = self.fetch_blob(place, &key, access, caller);
+                self.note_if_left(place, Kind::Blob, Reference::Digest(*digest), asking).boxed().await
+            }
         }
     }
 
@@ -56,6 +59,12 @@ impl Mirror {
     /// # Errors
     /// [`MirrorError`] if there is no such blob, or nobody can tell.
     pub async fn blob_head(&self, place: &Place, digest: &Digest, caller: Caller) -> Result<BlobHead, MirrorError> {
+        let head = self.find_blob_head(place, digest, caller).await;
+        self.note_wanted(place, Kind::Blob, &Reference::Digest(*digest), &head).await;
+        head
+    }
+
+    async fn find_blob_head(&self, place: &Place, digest: &Digest, caller: Caller) -> Result<BlobHead, MirrorError> {
         let key = ContentKey::new(place, Kind::Blob, digest);
         let (at_rest, access) = self.blob_at_rest(place, &key, caller).await?;
         if let Some((content, lookup)) = at_rest {
@@ -103,7 +112,7 @@ impl Mirror {
         access: Access,
         caller: Caller,
     ) -> Result<BlobAnswer, MirrorError> {
-        self.not_known_missing(key)?;
+        self.not_denied(&Asked::Content(key.clone()))?;
         if self.shared.fills.get(&key.digest).is_none() {
             self.turn(place, caller).await?;
         }

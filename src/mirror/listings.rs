@@ -6,10 +6,11 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::manifests::Failure;
-use super::{CacheOutcome, Caller, Lookup, Mirror, MirrorError, MissingKey, Place, StaleReason};
+use super::slow::Waited;
+use super::{Asked, CacheOutcome, Caller, Lookup, Mirror, MirrorError, Place, StaleReason};
 use crate::oci::{Digest, MediaType, RepositoryName, Tag, UpstreamName};
 use crate::store::ListingRecord;
-use crate::upstream::{Answer, Method, Question, Target, UpstreamError};
+use crate::upstream::{Answer, Method, Phase, Question, Target, UpstreamError};
 
 /// The longest query that is passed on, in bytes.
 const QUERY_MAX_BYTES: usize = 1024;
@@ -78,24 +79,12 @@ impl Mirror {
     pub async fn tags(&self, place: &Place, page: &Page, caller: Caller) -> Result<TagsAnswer, MirrorError> {
         let size = page.size.map(|size| size.min(PAGE_MAX));
         let target = Target::Tags { query: page.query() };
-        match self.listing(place, target, caller).await {
-            Ok((listing, lookup)) => {
-                let document: TagsDocument = serde_json::from_slice(&listing.body)
-                    .map_err(|error| MirrorError::Unacceptable(format!("not a list of tags: {error}")))?;
-                let tags = document.tags.unwrap_or_default().iter().filter_map(|tag| tag.parse().ok()).collect();
-                let next = listing.link.as_deref().and_then(next_page);
-                Ok(cut(tags, size, page.after().as_deref(), next, lookup))
-            }
-            Err(error) => {
-                // With the upstream out of reach, the tags that were pulled are the ones that can be pulled.
-                let Some(cause) = self.stale_listing_cause(&error, None) else { return Err(error) };
-                let known = self.shared.store.catalog().tags(&place.upstream.name, &place.repository).await;
-                if known.is_empty() {
-                    return Err(error);
-                }
-                Ok(cut(known, size, page.after().as_deref(), None, Lookup::stale(&cause)))
-            }
-        }
+        let (listing, lookup) = self.listing(place, target, caller).await?;
+        let document: TagsDocument = serde_json::from_slice(&listing.body)
+            .map_err(|error| MirrorError::Unacceptable(format!("not a list of tags: {error}")))?;
+        let tags = document.tags.unwrap_or_default().iter().filter_map(|tag| tag.parse().ok()).collect();
+        let next = listing.link.as_deref().and_then(next_page);
+        Ok(cut(tags, size, page.after().as_deref(), next, lookup))
     }
 
     /// The index of what refers to `digest`.
@@ -130,43 +119,87 @@ impl Mirror {
         if let Some(listing) = cached.as_ref().filter(|listing| self.is_listing_fresh(listing.checked_at)) {
             return Ok((Arc::clone(listing), Lookup::of(CacheOutcome::Hit)));
         }
-        if self.shared.missing.contains_key(&MissingKey::Listing(key.clone())) {
-            return Err(MirrorError::Unknown(target.what()));
-        }
-        let asking = self.ask_for_listing(place, &key, target, caller);
-        match (asking.await, cached) {
-            (Ok((listing, joined)), _) => {
-                Ok((listing, Lookup::of(if joined { CacheOutcome::Joined } else { CacheOutcome::Miss })))
-            }
-            (Err(error), Some(cached)) => match self.stale_listing_cause(&error, Some(cached.checked_at)) {
-                Some(cause) => Ok((cached, Lookup::stale(&cause))),
-                None => Err(error),
-            },
-            (Err(error), None) => Err(error),
+        let cached = cached.as_ref();
+        let asked = match self.not_denied(&Asked::Listing(key.clone())) {
+            Ok(()) => self.ask_for_listing(place, &key, &target, cached, caller).await,
+            Err(error) => Err(error),
+        };
+        match asked {
+            Ok(found) => Ok(found),
+            Err(error) => self.stale_listing(&key, &target, cached, &error).await.ok_or(error),
         }
     }
 
-    /// The listing as the upstream has it now, and whether somebody else had asked already.
+    /// The listing as the upstream has it now; or the cached one if it takes too long to hear of that.
     async fn ask_for_listing(
         &self,
         place: &Place,
         key: &Key,
-        target: Target,
+        target: &Target,
+        cached: Option<&Arc<Listing>>,
         caller: Caller,
-    ) -> Result<(Arc<Listing>, bool), MirrorError> {
-        if !self.shared.listing_fetches.is_under_way(key) {
-            self.turn(place, caller).await?;
-        }
-        let work = || {
-            let (mirror, place, key) = (self.clone(), place.clone(), key.clone());
+    ) -> Result<(Arc<Listing>, Lookup), MirrorError> {
+        let stale_after = |phase| async move {
+            let late = MirrorError::Upstream(UpstreamError::Timeout { phase });
+            self.stale_listing(key, target, cached, &late).await
+        };
+        let ask = || {
+            let (mirror, place, key, target) = (self.clone(), place.clone(), key.clone(), target.clone());
             async move { mirror.fetch_listing(&place, &key, target).await }
         };
-        let (result, joined) = self.shared.listing_fetches.run(key.clone(), work).await;
+        // Who was not answered a moment ago is not waited for while there is something to serve.
+        if self.is_slow(&place.upstream.name)
+            && let Some(stale) = stale_after(Phase::Headers).await
+        {
+            self.probe(place, || {
+                let (mirror, key, ask) = (self.clone(), key.clone(), ask());
+                async move { drop(mirror.shared.listing_fetches.run(key, || ask).await) }
+            });
+            return Ok(stale);
+        }
+        if !self.shared.listing_fetches.is_under_way(key) {
+            // How long a client's own line is says nothing of the upstream.
+            match self.wait(self.turn(place, caller), stale_after(Phase::Queue)).await {
+                Waited::Ended(turn) => turn?,
+                Waited::Late(stale) => return Ok(stale),
+            }
+        }
+        let (result, joined) =
+            match self.wait(self.shared.listing_fetches.run(key.clone(), ask), stale_after(Phase::Headers)).await {
+                Waited::Ended(ended) => ended,
+                Waited::Late(stale) => {
+                    self.note_slow(&place.upstream.name);
+                    return Ok(stale);
+                }
+            };
         let result = result.unwrap_or_else(|| Err(MirrorError::abandoned()));
-        if !joined {
+        if !joined && cached.is_none() {
             self.note_in_vain(caller, &result);
         }
-        Ok((result?, joined))
+        Ok((result?, Lookup::of(if joined { CacheOutcome::Joined } else { CacheOutcome::Miss })))
+    }
+
+    /// What can be served although the upstream failed with `error`: the cached listing, or what is known to be true.
+    async fn stale_listing(
+        &self,
+        key: &Key,
+        target: &Target,
+        cached: Option<&Arc<Listing>>,
+        error: &MirrorError,
+    ) -> Option<(Arc<Listing>, Lookup)> {
+        if let Some(cached) = cached
+            && let Some(cause) = self.stale_listing_cause(error, Some(cached.checked_at))
+        {
+            return Some((Arc::clone(cached), Lookup::stale(&cause)));
+        }
+        let cause = self.stale_listing_cause(error, None).filter(|_| matches!(target, Target::Tags { .. }))?;
+        // With the upstream out of reach, the tags that were pulled are the ones that can be pulled.
+        let known = self.shared.store.catalog().tags(&key.upstream, &key.repository).await;
+        let tags = Some(known.iter().map(|tag| tag.as_str().to_owned()).collect());
+        let body = serde_json::to_vec(&TagsDocument { tags }).ok().filter(|_| !known.is_empty())?;
+        let checked_at = self.shared.clock.unix_millis();
+        let listing = Listing { body: body.into(), link: None, filters_applied: None, checked_at };
+        Some((Arc::new(listing), Lookup::stale(&cause)))
     }
 
     /// The failure in spite of which a listing that was checked at `checked_at`, or is made of what is known to be true, is served, if
@@ -202,9 +235,7 @@ impl Mirror {
         let question = Question { repository: place.repository.clone(), target, method: Method::Get };
         let absent = |error| {
             let error = MirrorError::from_upstream(error, what);
-            if matches!(error, MirrorError::Unknown(_)) {
-                self.shared.missing.insert(MissingKey::Listing(key.clone()), ());
-            }
+            self.note_denial(|| Asked::Listing(key.clone()), &error);
             error
         };
         let Answer { head, body } = self.ask(place, question).await.map_err(absent)?;

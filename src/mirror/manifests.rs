@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use futures::{FutureExt, StreamExt};
 
 use super::access::Access;
-use super::{CacheOutcome, Caller, ContentKey, Document, Lookup, Mirror, MirrorError, Place};
+use super::{Asked, CacheOutcome, Caller, ContentKey, Document, Lookup, Mirror, MirrorError, Place};
 use crate::fill::FillError;
 use crate::oci::{Digest, MANIFEST_MAX_BYTES, Manifest, MediaType, Reference};
 use crate::store::{Kind, StoreError};
@@ -44,10 +44,18 @@ impl Mirror {
         want: Want,
         caller: Caller,
     ) -> Result<ManifestAnswer, MirrorError> {
-        let answer = match reference {
+        let mut answer = match reference {
             Reference::Digest(digest) => self.manifest_by_digest(place, digest, want, caller).await,
             Reference::Tag(tag) => self.manifest_by_tag(place, tag, want, caller).await,
         };
+        // Half an image is not to be begun while its other half cannot be had. What is stale was looked at.
+        if let Ok(found) = &answer
+            && !matches!(found.lookup.outcome, CacheOutcome::Stale(_))
+            && let Some(cause) = place.upstream.origin.content_refusal()
+            && !self.is_whole(found).boxed().await
+        {
+            answer = Err(MirrorError::Incomplete(cause));
+        }
         self.note_wanted(place, Kind::Manifest, reference, &answer).await;
         let answer = answer?;
         if want == Want::Body {
@@ -75,7 +83,8 @@ impl Mirror {
             };
             return Ok(document.answer(Lookup::of(outcome)));
         }
-        self.manifest_from_upstream(place, &key, want, caller).boxed().await
+        let asking = self.manifest_from_upstream(place, &key, want, caller);
+        self.note_if_left(place, Kind::Manifest, Reference::Digest(*digest), asking).boxed().await
     }
 
     /// The manifest that is not cached.
@@ -87,7 +96,7 @@ impl Mirror {
         caller: Caller,
     ) -> Result<ManifestAnswer, MirrorError> {
         let digest = &key.digest;
-        self.not_known_missing(key)?;
+        self.not_denied(&Asked::Content(key.clone()))?;
         match want {
             Want::Body => {
                 let (document, outcome) = self.fetch_document(place, digest, caller).await?;

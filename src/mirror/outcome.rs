@@ -9,6 +9,8 @@ pub enum CacheOutcome {
     Hit,
     /// Answered from the cache after the upstream confirmed that it is right.
     Revalidated,
+    /// The same, by a question of another client that was under way.
+    RevalidatedJoined,
     /// Answered from the cache although the upstream could not confirm it.
     Stale(StaleReason),
     /// Fetched, and kept.
@@ -50,9 +52,10 @@ pub struct Lookup {
 
 impl CacheOutcome {
     /// All outcomes, for metrics that exist before they count.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Hit,
         Self::Revalidated,
+        Self::RevalidatedJoined,
         Self::Stale(StaleReason::RateLimited),
         Self::Stale(StaleReason::Denied),
         Self::Stale(StaleReason::ServerError),
@@ -72,7 +75,7 @@ impl CacheOutcome {
     /// Whether a body comes with it for which no upstream was asked on behalf of that client.
     pub const fn is_saving(self) -> bool {
         match self {
-            Self::Hit | Self::Revalidated | Self::Stale(_) | Self::Joined => true,
+            Self::Hit | Self::Revalidated | Self::RevalidatedJoined | Self::Stale(_) | Self::Joined => true,
             Self::Miss | Self::Forwarded | Self::PassedThrough => false,
         }
     }
@@ -82,6 +85,7 @@ impl CacheOutcome {
         match self {
             Self::Hit => "hit",
             Self::Revalidated => "revalidated",
+            Self::RevalidatedJoined => "revalidated-joined",
             Self::Stale(reason) => reason.as_str(),
             Self::Miss => "miss",
             Self::Forwarded => "forwarded",

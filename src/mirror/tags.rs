@@ -3,22 +3,23 @@
 use std::sync::Arc;
 
 use futures::FutureExt;
-use futures::future::BoxFuture;
+
+use std::time::Duration;
 
 use super::access::RETRIES;
 use super::freshness::Age;
 use super::manifests::{self, Want};
+use super::slow::Waited;
 use super::{
-    CacheOutcome, Caller, ContentKey, Document, Lookup, ManifestAnswer, Mirror, MirrorError, MissingKey, Place, StaleReason,
-    TagKey,
+    Asked, CacheOutcome, Caller, ContentKey, Document, Lookup, ManifestAnswer, Mirror, MirrorError, Place, StaleReason, TagKey,
 };
 use crate::config::{Failure, TagPolicy};
-use crate::oci::{Manifest, Reference, Tag};
+use crate::oci::{Reference, Tag};
 use crate::store::{Kind, TagRecord};
 use crate::upstream::{Head, Method, Phase, Question, Target, UpstreamError};
 
-/// How deep indexes may be nested in each other.
-const INDEX_DEPTH: usize = 3;
+/// How often the log says of the same tag that it is served stale, at the most.
+pub(super) const TOLD: Duration = Duration::from_secs(60);
 
 impl TagKey {
     fn new(place: &Place, tag: &Tag) -> Self {
@@ -57,7 +58,8 @@ impl Mirror {
                 answer => answer,
             };
         }
-        self.manifest_by_old_tag(place, (key, record, age, policy), want, caller).boxed().await
+        let asking = self.manifest_by_old_tag(place, (key, record, age, policy), want, caller);
+        self.note_if_left(place, Kind::Manifest, Reference::Tag(tag.clone()), asking).boxed().await
     }
 
     /// The manifest of a tag that is not fresh, or was never seen.
@@ -68,8 +70,8 @@ impl Mirror {
         want: Want,
         caller: Caller,
     ) -> Result<ManifestAnswer, MirrorError> {
-        if self.shared.missing.contains_key(&MissingKey::Tag(key.clone())) {
-            return self.stale(place, &key, &policy, MirrorError::Unknown("manifest")).await;
+        if let Err(error) = self.not_denied(&Asked::Tag(key.clone())) {
+            return self.stale(place, &key, &policy, error).await;
         }
         if age == Age::Lenient
             && let Some((document, true)) = self.stale_document(&key, &policy, StaleReason::Revalidating).await
@@ -77,27 +79,33 @@ impl Mirror {
             self.ask_behind(place, &key);
             return Ok(document.answer(Lookup::of(CacheOutcome::Stale(StaleReason::Revalidating))));
         }
-        let late = || MirrorError::Upstream(UpstreamError::Timeout { phase: Phase::Headers });
+        let is_known = record.is_some();
+        let stale_after = |phase| {
+            let (mirror, place, key, policy) = (self, place, &key, &policy);
+            async move {
+                let late = MirrorError::Upstream(UpstreamError::Timeout { phase });
+                if is_known { mirror.stale(place, key, policy, late).await.ok() } else { None }
+            }
+        };
         // Who was not answered a moment ago is not waited for while there is something to serve.
-        if record.is_some()
-            && self.is_slow(&place.upstream.name)
-            && let Ok(answer) = self.stale(place, &key, &policy, late()).await
+        if self.is_slow(&place.upstream.name)
+            && let Some(answer) = stale_after(Phase::Headers).await
         {
             self.ask_behind(place, &key);
             return Ok(answer);
         }
-        let resolving = self.resolve(place, &key, caller);
-        tokio::pin!(resolving);
-        let resolved = match tokio::time::timeout(self.shared.timing.revalidation, &mut resolving).await {
-            Ok(resolved) => resolved,
-            Err(_) => {
-                if record.is_some()
-                    && let Ok(answer) = self.stale(place, &key, &policy, late()).await
-                {
-                    self.note_slow(&place.upstream.name);
-                    return Ok(answer);
-                }
-                resolving.await
+        // How long a client's own line is says nothing of the upstream.
+        match self.wait(self.turn_to_resolve(place, &key, caller), stale_after(Phase::Queue)).await {
+            Waited::Ended(Ok(())) => {}
+            Waited::Ended(Err(error)) => return self.stale(place, &key, &policy, error).await,
+            Waited::Late(answer) => return Ok(answer),
+        }
+        let resolving = self.resolve(place, &key, caller, is_known);
+        let resolved = match self.wait(resolving, stale_after(Phase::Headers)).await {
+            Waited::Ended(resolved) => resolved,
+            Waited::Late(answer) => {
+                self.note_slow(&place.upstream.name);
+                return Ok(answer);
             }
         };
         let answer = match resolved {
@@ -135,13 +143,15 @@ impl Mirror {
 
     /// Asks what the tag points to, and fetches that manifest if it is another one, for the next client.
     fn ask_behind(&self, place: &Place, key: &TagKey) {
-        let (mirror, at, key) = (self.clone(), place.clone(), key.clone());
-        self.probe(place, async move {
-            // How it ends is noted where it is asked.
-            if let Ok((record, _)) = mirror.resolve(&at, &key, Caller::Larder).await
-                && mirror.saving(&at, &key).await.is_none()
-            {
-                let _ = mirror.document(&at, &record.digest, Caller::Larder).await;
+        self.probe(place, || {
+            let (mirror, place, key) = (self.clone(), place.clone(), key.clone());
+            async move {
+                // How it ends is noted where it is asked.
+                if let Ok((record, _)) = mirror.resolve(&place, &key, Caller::Larder, true).await
+                    && mirror.saving(&place, &key).await.is_none()
+                {
+                    let _ = mirror.document(&place, &record.digest, Caller::Larder).await;
+                }
             }
         });
     }
@@ -175,7 +185,11 @@ impl Mirror {
                 media_type: record.media_type.clone(),
                 size: (record.size > 0).then_some(record.size),
                 bytes: None,
-                lookup: Lookup::of(if outcome == CacheOutcome::Revalidated { CacheOutcome::Forwarded } else { outcome }),
+                lookup: Lookup::of(match outcome {
+                    CacheOutcome::Revalidated => CacheOutcome::Forwarded,
+                    CacheOutcome::RevalidatedJoined => CacheOutcome::Joined,
+                    outcome => outcome,
+                }),
             }),
             Want::Body => {
                 let (document, outcome) = self.document(place, &record.digest, caller).boxed().await?;
@@ -184,22 +198,33 @@ impl Mirror {
         }
     }
 
-    /// Asks the upstream what the tag points to; all who wait share the question.
-    async fn resolve(&self, place: &Place, key: &TagKey, caller: Caller) -> Result<(TagRecord, CacheOutcome), MirrorError> {
-        if !self.shared.resolutions.is_under_way(key) {
-            self.turn(place, caller).await?;
+    /// Waits until the upstream may be asked what the tag points to. Who shares somebody else's question has no turn to wait for.
+    async fn turn_to_resolve(&self, place: &Place, key: &TagKey, caller: Caller) -> Result<(), MirrorError> {
+        match self.shared.resolutions.is_under_way(key) {
+            true => Ok(()),
+            false => self.turn(place, caller).await,
         }
+    }
+
+    /// Asks the upstream what the tag points to; all who wait share the question. `is_known` says that the tag has been there.
+    async fn resolve(
+        &self,
+        place: &Place,
+        key: &TagKey,
+        caller: Caller,
+        is_known: bool,
+    ) -> Result<(TagRecord, CacheOutcome), MirrorError> {
         let work = || {
             let (mirror, place, key) = (self.clone(), place.clone(), key.clone());
             async move { mirror.resolve_now(&place, &key).await }
         };
         let (result, joined) = self.shared.resolutions.run(key.clone(), work).await;
         let result = result.unwrap_or_else(|| Err(MirrorError::abandoned()));
-        if !joined {
+        if !joined && !is_known {
             self.note_in_vain(caller, &result);
         }
         let record = result?;
-        Ok((record, CacheOutcome::Revalidated))
+        Ok((record, if joined { CacheOutcome::RevalidatedJoined } else { CacheOutcome::Revalidated }))
     }
 
     async fn resolve_now(&self, place: &Place, key: &TagKey) -> Result<TagRecord, MirrorError> {
@@ -243,7 +268,7 @@ impl Mirror {
     /// Notes what the upstream said of a tag. The catalog learns of a move only when the content is here: until then the old
     /// content is what can be served if the upstream fails.
     async fn seen(&self, key: &TagKey, record: &TagRecord) {
-        self.shared.missing.invalidate(&MissingKey::Tag(key.clone()));
+        self.forget_denial(&Asked::Tag(key.clone()));
         self.shared.tags.insert(key.clone(), record.clone());
         let content = ContentKey {
             upstream: key.upstream.clone(),
@@ -277,15 +302,13 @@ impl Mirror {
     }
 
     async fn tag_failed(&self, key: &TagKey, error: UpstreamError) -> MirrorError {
-        if matches!(error, UpstreamError::NotFound) {
-            self.shared.missing.insert(MissingKey::Tag(key.clone()), ());
-            if self.policy(key).keep_missing {
-                return MirrorError::Unknown("manifest");
-            }
+        if matches!(error, UpstreamError::NotFound) && !self.policy(key).keep_missing {
             self.shared.tags.invalidate(key);
             self.shared.store.catalog().remove_tag(&key.upstream, &key.repository, &key.tag).await;
         }
-        MirrorError::from_upstream(error, "manifest")
+        let error = MirrorError::from_upstream(error, "manifest");
+        self.note_denial(|| Asked::Tag(key.clone()), &error);
+        error
     }
 
     /// Why what `key` has moved to is not to be fetched: that would be one of the last pulls, and what it was before can be served.
@@ -312,11 +335,22 @@ impl Mirror {
         if !is_complete {
             return Err(if reason == StaleReason::Missing { error } else { MirrorError::Incomplete(cause) });
         }
-        // That an upstream is left alone was said when that began.
-        if !matches!(cause, UpstreamError::Offline | UpstreamError::Suspended { .. }) {
+        self.tell(place, key, &cause);
+        Ok(document.answer(lookup))
+    }
+
+    /// Tells the log that the tag is served stale because a question about it has failed: not for each client that gets it.
+    fn tell(&self, place: &Place, key: &TagKey, cause: &UpstreamError) {
+        let was_told_elsewhere = match cause {
+            // That an upstream is left alone was said when that began.
+            UpstreamError::Offline | UpstreamError::Suspended { .. } | UpstreamError::RateLimited { .. } => true,
+            // It was not asked.
+            UpstreamError::Saving { .. } | UpstreamError::Timeout { phase: Phase::Queue } => true,
+            _ => false,
+        };
+        if !was_told_elsewhere && self.shared.told.entry_by_ref(key).or_insert(()).is_fresh() {
             tracing::warn!(place = ?place, tag = %key.tag, error = %cause, "serving a stale tag");
         }
-        Ok(document.answer(lookup))
     }
 
     /// The manifest that the tag pointed to when its content was last complete here, if it may be served for this reason; and
@@ -327,41 +361,8 @@ impl Mirror {
             return None;
         }
         let document = self.cached_document(&record.digest).await?;
-        let is_complete = self.is_complete(&document, INDEX_DEPTH).await;
+        let is_complete = self.is_complete(&document).await;
         Some((document, is_complete))
-    }
-
-    /// Whether all that a client will ask for next is here. Podman, CRI-O and Skopeo choose their mirror at the first manifest and
-    /// never fall back for blobs, so half an image must not be begun while its other half cannot be had. Of an index, one
-    /// image suffices: which platform the client is for is not known yet, and what is attached to images is not pulled with them.
-    fn is_complete<'a>(&'a self, document: &'a Document, depth: usize) -> BoxFuture<'a, bool> {
-        let check = async move {
-            let Ok(content) = Manifest::inspect(&document.bytes, &document.media_type) else { return false };
-            if !self.has_all_blobs(&content).await {
-                return false;
-            }
-            if content.manifests.is_empty() {
-                return true;
-            }
-            for child in content.manifests.iter().filter(|child| depth > 0 && !child.is_attachment) {
-                if let Some(child) = self.cached_document(&child.digest).await
-                    && self.is_complete(&child, depth - 1).await
-                {
-                    return true;
-                }
-            }
-            false
-        };
-        check.boxed()
-    }
-
-    async fn has_all_blobs(&self, content: &Manifest) -> bool {
-        for blob in &content.blobs {
-            if self.shared.store.get(&blob.digest).await.is_none() {
-                return false;
-            }
-        }
-        true
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use tokio::time::Instant;
 
 use super::{Mirror, MirrorError, Place};
 use crate::oci::{Reference, RepositoryName, UpstreamName};
@@ -34,7 +35,46 @@ pub(super) struct Key {
     reference: Reference,
 }
 
+/// The part of the time that a question may take after which a client that leaves has seen that nothing comes.
+const TELLING_PART: u32 = 3;
+
+/// A client that waits for what is not here. If it leaves, or its time is over, before there is an answer, that is noted when this
+/// is dropped.
+struct Waiting<'a> {
+    mirror: &'a Mirror,
+    place: &'a Place,
+    kind: Kind,
+    reference: Option<Reference>,
+    since: Instant,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let Some(reference) = self.reference.take() else { return };
+        let has_seen = self.since.elapsed() >= self.mirror.shared.timing.patience / TELLING_PART;
+        // Without a runtime the process is about to end.
+        if has_seen && let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let (mirror, place, kind) = (self.mirror.clone(), self.place.clone(), self.kind);
+            runtime.spawn(async move { mirror.note_wanted_now(&place, kind, &reference).await });
+        }
+    }
+}
+
 impl Mirror {
+    /// Waits for what comes of `asking` for `reference`. That it was asked for is noted if nobody waits for so long.
+    pub(super) async fn note_if_left<T>(
+        &self,
+        place: &Place,
+        kind: Kind,
+        reference: Reference,
+        asking: impl Future<Output = T>,
+    ) -> T {
+        let mut waiting = Waiting { mirror: self, place, kind, reference: Some(reference), since: Instant::now() };
+        let answer = asking.await;
+        waiting.reference = None;
+        answer
+    }
+
     /// Notes that `reference` was asked for, if it is for want of an upstream that `result` is none.
     pub(super) async fn note_wanted<T>(&self, place: &Place, kind: Kind, reference: &Reference, result: &Result<T, MirrorError>) {
         if result.as_ref().err().is_some_and(is_outage) {

@@ -145,6 +145,7 @@ fn cache_status(lookup: Lookup) -> HeaderValue {
     let text = match lookup.outcome {
         CacheOutcome::Hit => "larder; hit",
         CacheOutcome::Revalidated => "larder; fwd=stale; fwd-status=200; detail=revalidated",
+        CacheOutcome::RevalidatedJoined => "larder; fwd=stale; fwd-status=200; collapsed; detail=revalidated",
         // Nobody was asked, or not for this answer.
         CacheOutcome::Stale(StaleReason::Offline | StaleReason::Revalidating) => {
             return composed(format!("larder; hit; detail={}", lookup.outcome.as_str()));

@@ -59,6 +59,10 @@ impl Origin for WatchedGate {
         self.gate.refusal()
     }
 
+    fn content_refusal(&self) -> Option<UpstreamError> {
+        self.gate.content_refusal()
+    }
+
     fn saving(&self) -> Option<UpstreamError> {
         self.gate.saving()
     }

@@ -6,6 +6,7 @@ pub(super) mod contents;
 pub(super) mod database;
 pub(super) mod edges;
 pub(super) mod holdings;
+mod latest;
 mod listings;
 pub(super) mod names;
 pub(super) mod pins;
@@ -177,7 +178,7 @@ impl Catalog {
     }
 
     /// Notes that something was asked for at `now` (milliseconds since 1970-01-01 UTC) that is not here and could not be fetched.
-    /// Of what is noted, the latest ten thousand are kept.
+    /// Of what is noted, at least the latest ten thousand are kept, and not many more.
     pub async fn note_wanted(
         &self,
         upstream: &UpstreamName,

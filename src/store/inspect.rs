@@ -136,7 +136,8 @@ impl Inspection {
         let tags: HashMap<(String, Option<String>), Digest> =
             self.tags().map_err(CatalogError::from)?.into_iter().map(|row| ((row.place, row.tag), row.digest)).collect();
         wanted.retain(|wanted| match &wanted.reference {
-            Reference::Digest(digest) => shelf.size(digest).is_none(),
+            Reference::Digest(digest) if wanted.kind == Kind::Blob => shelf.size(digest).is_none(),
+            Reference::Digest(digest) => shelf.size(digest).is_none() || shelf.is_incomplete(digest),
             Reference::Tag(tag) => {
                 let place = format!("{}/{}", wanted.upstream, wanted.repository);
                 tags.get(&(place, Some(tag.to_string()))).is_none_or(|digest| shelf.is_incomplete(digest))

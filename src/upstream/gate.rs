@@ -94,6 +94,10 @@ impl Origin for Gate {
         self.0.refusal(Matter::Documents)
     }
 
+    fn content_refusal(&self) -> Option<UpstreamError> {
+        self.0.refusal(Matter::Blobs)
+    }
+
     fn saving(&self) -> Option<UpstreamError> {
         let remaining = self.0.next()?.saved(self.0.config.reserve)?;
         self.0.observer.unasked(&self.0.config.upstream, Unasked::Saving);

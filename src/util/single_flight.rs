@@ -52,6 +52,17 @@ where
         }
     }
 
+    /// Begins the flight of `key` with `work`, for which nobody waits, unless there is one already. Then it costs nothing.
+    pub fn begin<F>(&self, key: &K, work: impl FnOnce() -> F)
+    where
+        F: Future<Output = V> + Send + 'static,
+    {
+        if let Entered::First(landing, _) = self.enter(key) {
+            let work = work();
+            tokio::spawn(async move { landing.land(work.await) });
+        }
+    }
+
     /// The flight that is in the air, or the means to land a new one.
     fn enter(&self, key: &K) -> Entered<K, V> {
         let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
@@ -155,6 +166,23 @@ mod tests {
         first.abort();
         let (value, joined) = flights.run(1, || async { 0 }).await;
         assert_eq!((value, joined), (Some(42), true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_begun_again_costs_no_task() {
+        let flights = SingleFlight::<u8, ()>::new();
+        let runs = Arc::new(AtomicUsize::new(0));
+        for _ in 0..1000 {
+            let runs = Arc::clone(&runs);
+            flights.begin(&1, || async move {
+                runs.fetch_add(1, Ordering::SeqCst);
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            });
+        }
+        assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 1);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(runs.load(Ordering::SeqCst), 1);
+        assert!(!flights.is_under_way(&1));
     }
 
     #[tokio::test]

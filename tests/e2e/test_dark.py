@@ -4,6 +4,7 @@ clock is wrong by years.
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -41,7 +42,9 @@ def dark() -> Iterator[Dark]:
 def lost(dark: Dark, workdir: Path, mirror_address: str) -> Iterator[Fleet]:
     """Clients whose daemons are in there too, with Larder as the only other program."""
     trixie = program("LARDER_TRIXIE", TARGET / "e2e" / "trixie" / "root")
-    made = Fleet(workdir / "lost", Isolation(workdir / "isolation-of-the-lost"), mirror_address, trixie)
+    # Short, and another one for each test.
+    home = Path(tempfile.mkdtemp(prefix="lost-", dir=workdir))
+    made = Fleet(home, Isolation(workdir / "isolation-of-the-lost"), mirror_address, trixie)
     yield made
     made.stop()
 
@@ -102,6 +105,33 @@ def clock_off_by(years: str) -> dict[str, str]:
     """An environment in which a program takes today for another day, such as `+10y`. Its timers run on."""
     (library,) = Path("/usr/lib").glob("*/faketime/libfaketime.so.1")
     return {"LD_PRELOAD": str(library), "FAKETIME": years, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+
+
+@pytest.mark.larder(freshness="0s", answer="6s")
+@pytest.mark.parametrize("years", ["+10y", "-1y"])
+def test_all_of_that_at_once(
+    years: str, larder: Larder, origin: Origin, clients: Fleet, dark: Dark, lost: Fleet, room: Path, shelf: Shelf
+) -> None:
+    """No names, neither token server nor registry behind them, and another day: it starts, and serves what it has."""
+    clients["skopeo"].fetch(shelf.tiny)
+    clients["skopeo"].clear()
+    larder.stop()
+    world = Isolation(room / "world", names={}, resolver=f"nameserver {SILENT_NAMESERVER}\n")
+    _, _, port = origin.address.partition(":")
+    with dark.inside():
+        larder.start(upstream=f"http://{NAME}:{port}", before=world.wrap([]), environment=clock_off_by(years))
+        today = parsedate_to_datetime(http.get(larder.address, "/v2/").headers["Date"])
+        assert abs(today - datetime.now(UTC)) > timedelta(days=300), "the clock is not off"
+        crowd = Crowd(lost[name] for name in CROWD)
+        crowd.each(lambda client: client.fetch(shelf.tiny))
+        crowd.each(lambda client: client.fetch(shelf.tiny, by_digest=True))
+        refused = http.get(larder.address, "/v2/library/schema2/manifests/1")
+        assert refused.status in (502, 504)
+        assert refused.json()["errors"][0]["code"] == "UNAVAILABLE"
+
+        # Now the name has an address, at which there is nobody.
+        world.know({NAME: "127.0.0.1"})
+        crowd.each(lambda client: client.fetch(shelf.tiny))
 
 
 @pytest.mark.parametrize(("years", "off"), [("+10y", timedelta(days=3650)), ("-1y", timedelta(days=-365))])

@@ -76,6 +76,31 @@ def test_no_fault_upstream_fails_a_pull(
         assert "WWW-Authenticate" not in refusal.headers
 
 
+@pytest.mark.larder(freshness="0s", answer="6s")
+@pytest.mark.parametrize("fault", ["no-cdn", "silent-cdn", "wrong-bytes", "no-blobs", "led-astray"])
+def test_no_fault_of_blobs_alone_fails_a_pull(
+    fault: str, larder: Larder, hub: Hub, origin: Origin, containerds: list[Client], clients: Fleet, shelf: Shelf
+) -> None:
+    """Manifests can be had all the while. What is cached comes from Larder, and each other blob from the origin."""
+    clients["skopeo"].fetch(shelf.tiny)
+    clients["skopeo"].clear()
+    before = len(origin.reads_by("containerd"))
+    strike(fault, hub)
+    for client in containerds:
+        client.fetch(shelf.tiny)
+    assert origin.reads_by("containerd")[before:] == [], "Larder has all of it"
+
+    blobs = set(shelf.schema2.blobs) - set(shelf.tiny.blobs)
+    for client in containerds:
+        before = len(origin.reads_by("containerd"))
+        client.fetch(shelf.schema2)
+        read = [read.reference for read in origin.reads_by("containerd")[before:] if read.kind == "blobs"]
+        assert set(read) <= blobs
+        # Where a byte is wrong that no blob of a few hundred has, that one is not.
+        assert set(read) == blobs or (fault == "wrong-bytes" and read)
+    assert not set(read) & set(larder.blob_digests())
+
+
 @pytest.mark.larder(stall="1s")
 def test_a_layer_that_breaks_in_the_middle_is_gone_on_with_at_the_origin(
     larder: Larder, hub: Hub, origin: Origin, containerds: list[Client]

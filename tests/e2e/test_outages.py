@@ -62,9 +62,11 @@ def test_clients_get_what_is_cached_and_later_the_rest(
 
 @pytest.mark.larder(freshness="0s")
 def test_every_second_answer_is_a_503(larder: Larder, hub: Hub, clients: Fleet, crowd: Crowd, shelf: Shelf) -> None:
-    """Nobody notices: neither Podman, which pulls what is new, nor any other, who pulls what is cached."""
-    hub.falter()
-    clients["podman"].fetch(shelf.tiny)
-    clients["podman"].clear()
+    """Nobody notices: neither Podman, containerd and dockerd, which pull what is new, nor who pulls what is cached."""
+    for name, new in (("podman", shelf.tiny), ("cri", shelf.schema2), ("dockerd", shelf.list)):
+        hub.recover()
+        hub.falter()
+        clients[name].fetch(new)
+        clients[name].clear()
+        assert hub.spoiled() > len(new.amd64.blobs), name
     crowd.each(lambda client: client.fetch(shelf.tiny))
-    assert hub.spoiled() > len(shelf.tiny.amd64.blobs)

@@ -1,6 +1,7 @@
 //! How the mirror authenticates at its upstreams, and to whom it sends what.
 
 use larder_testkit::{Auth, ExpiresIn, Fault, Hub, Listener, ManifestRedirect, Repository, TokenFields};
+use rustix::process::Signal;
 use serde_json::json;
 
 use crate::support::{End, Larder, NAME, TAG, blob, hub_with, image, manifest, prepare, pull};
@@ -233,4 +234,37 @@ async fn a_token_is_for_one_repository() {
     let (app, other) = (tokens_of("library/app"), tokens_of("library/other"));
     assert!(!app.is_empty() && !other.is_empty() && app.is_disjoint(&other));
     assert_eq!(hub.requests().status(401).count(), 1);
+}
+
+/// Fault matrix, 38: the file that a password was read from is gone. Who runs goes on; it is said what the next start would say.
+#[tokio::test]
+async fn a_password_file_that_vanishes_under_way_is_told_and_costs_nothing_until_the_next_start() {
+    const NOT_ACCEPTED: &str = "the configuration would not be accepted as it is now";
+    let image = image(716, &[1_000]);
+    let hub = prepare(&image).user("ada", "canary").private(NAME, &["ada"]).start().await.unwrap();
+    let builder = Larder::builder().upstream("docker.io", &hub);
+    let file = builder.file("password", "canary\n");
+    let account = format!("upstreams.'docker.io' = {{ username = 'ada', password_file = {file:?}, open_to_all = true }}");
+    let mut larder = builder.config(&account).start().await;
+    std::fs::remove_file(&file).unwrap();
+    larder.signal(Signal::HUP);
+    larder.until_logged(NOT_ACCEPTED).await;
+    let log = larder.log();
+    let line = log.lines().find(|line| line.contains(NOT_ACCEPTED)).unwrap();
+    assert!(line.contains("password") && line.contains("larder.toml"), "{line}");
+    assert!(!log.contains("canary"), "{log}");
+    assert_eq!(pull(&larder, NAME, TAG).await, image.manifest().digest.as_str(), "it has the password still");
+
+    std::fs::write(&file, "canary\n").unwrap();
+    larder.signal(Signal::HUP);
+    larder.until_logged("the configuration is as it was").await;
+    std::fs::write(&file, "another\n").unwrap();
+    larder.signal(Signal::HUP);
+    larder.until_logged("that holds from the next start on").await;
+
+    std::fs::remove_file(&file).unwrap();
+    larder.stop(Signal::TERM);
+    let refused = larder.tool(&["serve"]);
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    assert!(refused.said.contains("larder.toml:") && refused.said.contains("cannot read"), "{}", refused.said);
 }

@@ -1,13 +1,13 @@
 //! An upstream that does not answer, or asks not to be asked, is left alone until it answers again; others know nothing of it.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use larder_testkit::{Digest, Fault, Hub, Listener, Repository};
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::support::{Larder, NAME, TAG, blob, hub_with, image, manifest, prepare, pull};
+use crate::support::{Answer, Larder, NAME, TAG, blob, hub_with, image, manifest, prepare, pull};
 
 /// A port at which connections are neither taken nor refused: its queue is full, and nobody takes anything out of it.
 struct BlackHole {
@@ -113,6 +113,61 @@ async fn connections_that_lead_nowhere_are_tried_once() {
     assert_eq!(gauge(&larder, "upstream_open").await, 1.0);
     assert!(larder.log().contains("(connecting)"));
     until_descriptors(&larder, before + 4).await;
+}
+
+/// The median of what fifty answers take, one after the other, each of which is as it should be.
+async fn median(larder: &Larder, target: &str, is_right: impl Fn(&Answer) -> bool) -> Duration {
+    let mut times = Vec::new();
+    for _ in 0..50 {
+        let asked = Instant::now();
+        let answer = larder.get(target).await;
+        times.push(asked.elapsed());
+        assert!(is_right(&answer), "{answer:?}");
+    }
+    times.sort();
+    times[times.len() / 2]
+}
+
+/// Issue 5, "Deadlines and breaker", with its own bounds.
+#[tokio::test]
+async fn behind_a_black_hole_what_is_cached_is_served_soon_and_then_at_once() {
+    const SOON: Duration = Duration::from_secs(2);
+    const AT_ONCE: Duration = Duration::from_millis(20);
+    let image = image(712, &[1_000]);
+    let hub = hub_with(&image).await;
+    let mut larder = Larder::with(&hub, "freshness.tags = '0s'").await;
+    pull(&larder, NAME, TAG).await;
+    let hole = BlackHole::open().await;
+    let url = format!("upstreams.\"docker.io\".url = 'http://{}'", hole.address);
+    let is_stale = |answer: &Answer| (answer.status(), answer.cache_status()) == (200, "larder; fwd=stale; detail=stale-timeout");
+    // The fastest of three: what the machine does besides is no matter of the mirror.
+    let mut first = Duration::MAX;
+    for _ in 0..3 {
+        larder.restart_with(&url).await;
+        let asked = Instant::now();
+        let answer = larder.get(manifest(TAG)).await;
+        first = first.min(asked.elapsed());
+        assert!(is_stale(&answer), "{answer:?}");
+    }
+    assert!(first <= SOON, "{first:?}");
+    larder.until(|metrics| metrics.get("upstream_open{upstream=\"docker.io\"}") == 1.0).await;
+    let stale = median(&larder, &manifest(TAG), is_stale).await;
+    assert!(stale <= AT_ONCE, "{stale:?}");
+    let is_late = |answer: &Answer| answer.error() == (504, "UNAVAILABLE".to_owned());
+    let refused = median(&larder, &manifest("absent"), is_late).await;
+    assert!(refused <= AT_ONCE, "{refused:?}");
+
+    // What is not cached has the deadline of a question: two fifths of the answer's, 25 s by default.
+    larder.restart().await;
+    let asked = Instant::now();
+    let answer = larder.get(manifest("absent")).await;
+    assert!(is_late(&answer), "{answer:?}");
+    assert!(asked.elapsed() < Duration::from_secs(25), "{:?}", asked.elapsed());
+
+    larder.restart_with("offline = true").await;
+    let is_unknown = |answer: &Answer| answer.error() == (404, "MANIFEST_UNKNOWN".to_owned());
+    let offline = median(&larder, &manifest("absent"), is_unknown).await;
+    assert!(offline <= AT_ONCE, "{offline:?}");
 }
 
 #[tokio::test]

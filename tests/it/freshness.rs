@@ -162,6 +162,21 @@ async fn the_operator_says_with_which_failures_and_for_how_long_a_tag_is_served_
     }
 }
 
+/// The one class of failure that no answer and no silence is.
+#[tokio::test]
+async fn a_tag_may_not_be_served_stale_for_an_upstream_that_cannot_be_reached() {
+    let (hub, mut larder) =
+        pulled(&image(510, &[1_000]), "freshness.tags = '0s'\n freshness.refuse_stale = ['unreachable']").await;
+    hub.stop_listening().await;
+    // The second time it is left alone: that is the same failure.
+    for _ in 0..2 {
+        assert_eq!(larder.get(manifest(TAG)).await.error(), (502, "UNAVAILABLE".to_owned()));
+    }
+    larder.restart_with("freshness.refuse_stale = ['timeout', 'server-error', 'rate-limited', 'denied']").await;
+    let unreachable = (200, "larder; fwd=stale; detail=stale-unreachable".to_owned());
+    assert_eq!(summary(&larder.get(manifest(TAG)).await), unreachable);
+}
+
 #[tokio::test]
 async fn a_tag_that_is_gone_upstream_is_kept_where_the_operator_wants_that() {
     let image = image(507, &[1_000]);
@@ -208,4 +223,42 @@ async fn a_client_that_asks_for_what_is_not_there_waits_for_itself_alone() {
     for _ in 0..100 {
         assert_eq!(larder.get_from(noisy, manifest(TAG)).await.status(), 200);
     }
+}
+
+/// Docker Hub denies what it does not have. Who guesses the names of repositories has as few turns as who guesses tags.
+#[tokio::test]
+async fn a_client_that_guesses_repositories_waits_for_itself_alone() {
+    let image = image(509, &[1_000]);
+    let hub = hub_with(&image).await;
+    hub.configure(|config| config.hide_unknown = true);
+    let larder = Larder::with(&hub, "freshness.tags = '0s'\n limits.misses_per_client = 4\n timeouts.answer = '5s'").await;
+    let noisy = IpAddr::from(Ipv4Addr::new(127, 0, 0, 77));
+    let guess = |number: usize| {
+        let larder = &larder;
+        async move { larder.get_from(noisy, format!("/v2/guess/number-{number}/manifests/1")).await }
+    };
+    assert_eq!(guess(0).await.error(), (403, "DENIED".to_owned()));
+    let asked = |hub: &Hub| hub.requests().on(Listener::Registry).method("HEAD").path_contains("guess/").count();
+    let once = asked(&hub);
+    for _ in 0..20 {
+        assert_eq!(guess(0).await.error(), (403, "DENIED".to_owned()));
+    }
+    assert_eq!(asked(&hub), once, "a denial is remembered");
+    for number in 1..20 {
+        assert_eq!(guess(number).await.status(), 403);
+    }
+    let guesses = join_all((20..300).map(guess));
+    let victim = async {
+        for _ in 0..5 {
+            let pulled = larder.get(manifest(TAG)).await;
+            assert_eq!(pulled.status(), 200);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let (guesses, ()) = tokio::join!(guesses, victim);
+    let refused = guesses.iter().filter(|answer| answer.status() != 403).count();
+    assert!(guesses.iter().all(|answer| matches!(answer.status(), 403 | 503)));
+    // There are eighty at once. Twenty have cost four each; of those that came together, each pays for some of them.
+    let asked = 280 - refused;
+    assert!((1..=60).contains(&asked), "{asked}");
 }

@@ -1,5 +1,8 @@
 //! Issue 5, "Offline": what cannot be asked for is noted, for whoever brings it from elsewhere.
 
+use std::time::Duration;
+
+use larder_testkit::{Fault, Listener};
 use serde_json::Value;
 
 use crate::support::{Larder, NAME, TAG, blob, hub_with, image, manifest, pull};
@@ -33,7 +36,7 @@ async fn what_could_not_be_had_is_listed_until_it_is_here() {
     for _ in 0..3 {
         assert_eq!(larder.get(manifest(TAG)).await.status(), 502);
     }
-    assert_eq!(larder.get(blob(layer)).await.status(), 502);
+    assert_eq!(larder.head(blob(layer)).await.status(), 502);
     let tag = format!("docker.io/{NAME}:{TAG}");
     let expected = [(tag.clone(), "manifest".to_owned(), 1), (format!("docker.io/{NAME}@{layer}"), "blob".to_owned(), 1)];
     assert_eq!(missing(&larder, &[]), expected);
@@ -52,6 +55,35 @@ async fn what_could_not_be_had_is_listed_until_it_is_here() {
     larder.start_again().await;
     pull(&larder, NAME, TAG).await;
     assert_eq!(missing(&larder, &[]), []);
+}
+
+/// Who gives up before the upstream is given up has asked in vain as well.
+#[tokio::test]
+async fn what_clients_would_not_wait_for_any_longer_is_listed() {
+    let image = image(902, &[1_000]);
+    let hub = hub_with(&image).await;
+    // A question has two fifths of that, and a third of it tells.
+    let larder = Larder::with(&hub, "timeouts.answer = '5s'").await;
+    let layer = image.layers()[0].digest();
+    let targets = [manifest(TAG), manifest(&image.manifest().digest), blob(layer)];
+    let _hole = hub.fault(Fault::on(Listener::Registry).hold());
+    let mut clients = Vec::new();
+    for target in &targets {
+        let mut client = larder.connect().await;
+        client.request("GET", target, &[]).await;
+        clients.push(client);
+    }
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    drop(clients);
+    let names = [format!(":{TAG}"), format!("@{}", image.manifest().digest), format!("@{layer}")];
+    for _ in 0..50 {
+        let listed = missing(&larder, &[]);
+        if names.iter().all(|name| listed.iter().any(|(listed, ..)| listed.ends_with(name.as_str()))) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("{:?}", missing(&larder, &[]));
 }
 
 /// What nobody is asked for has no turn to wait for: a client that asks for very much is told at once, all the same.

@@ -204,11 +204,11 @@ async fn an_upstream_in_trouble_is_left_alone() {
     assert_eq!(larder.get(manifest(TAG)).await.status(), 200);
     larder.restart_with("cache.prefetch = true").await;
     hub.stop_listening().await;
-    assert_eq!(larder.get(manifest(TAG)).await.status(), 503, "its layers can be had from nobody");
-    // Whoever asks for the manifest by its digest gets it, and no more.
-    assert_eq!(larder.get(manifest(&image.manifest().digest)).await.status(), 200);
-    until_ended(&larder, &[("upstream-trouble", 1)]).await;
-    assert_eq!(larder.metrics().await.fills("failed"), 0.0);
+    for target in [manifest(TAG), manifest(&image.manifest().digest)] {
+        assert_eq!(larder.get(target).await.status(), 503, "its layers can be had from nobody");
+    }
+    let metrics = larder.metrics().await;
+    assert_eq!((metrics.fills("failed"), metrics.prefetches("failed")), (0.0, 0.0));
     hub.resume().await.unwrap();
     larder.until_asking().await;
     assert_eq!(pull(&larder, NAME, TAG).await, image.manifest().digest.as_str());

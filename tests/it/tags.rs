@@ -245,6 +245,108 @@ async fn a_stale_manifest_is_refused_while_its_image_is_incomplete() {
     assert_eq!(pull(&larder, NAME, TAG).await, image.manifest().digest.as_str());
 }
 
+/// Case 23, where nobody has to be asked for the manifest: by a tag that is fresh, and by digest.
+#[tokio::test]
+async fn a_manifest_that_is_here_is_refused_while_its_image_can_be_neither_served_nor_completed() {
+    let (half, whole) = (image(119, &[100_000, 2_000]), image(120, &[1_000]));
+    let hub = hub_with(&half).await;
+    hub.edit(NAME, |repository| repository.set_tag("2.0", &whole));
+    let mut larder = Larder::with(&hub, "freshness.tags = 'forever'").await;
+    for tag in [TAG, "2.0"] {
+        pull(&larder, NAME, tag).await;
+    }
+    let layer = half.layers()[0].digest();
+    std::fs::remove_file(larder.blob_file(layer)).unwrap();
+    // While it can be fetched, it is.
+    assert_eq!(larder.get(manifest(TAG)).await.cache_status(), "larder; hit");
+    hub.stop_listening().await;
+    assert_eq!(larder.get(format!("/v2/{NAME}/blobs/{layer}")).await.status(), 502);
+    let targets = [manifest(TAG), manifest(&half.manifest().digest)];
+    for target in &targets {
+        assert_eq!(larder.get(target).await.error(), (503, "UNAVAILABLE".to_owned()), "{target}");
+        assert_eq!(larder.head(target).await.status(), 503, "{target}");
+    }
+    assert_eq!(pull(&larder, NAME, "2.0").await, whole.manifest().digest.as_str());
+
+    larder.restart_with("offline = true").await;
+    for target in &targets {
+        let refused = larder.get(target).await;
+        assert_eq!(refused.error(), (404, "MANIFEST_UNKNOWN".to_owned()), "{target}");
+        assert_eq!(refused.cache_status(), "larder; detail=offline");
+    }
+    let missing = larder.tool(&["missing"]).said;
+    assert!(missing.contains(&format!("{NAME}:{TAG} ")) && !missing.contains(":2.0"), "{missing}");
+    assert_eq!(pull(&larder, NAME, "2.0").await, whole.manifest().digest.as_str());
+
+    hub.resume().await.unwrap();
+    larder.restart_with("offline = false").await;
+    assert_eq!(pull(&larder, NAME, TAG).await, half.manifest().digest.as_str());
+}
+
+/// The registry is there, and where it has its blobs is not.
+#[tokio::test]
+async fn a_manifest_is_refused_while_the_blobs_of_its_image_are_out_of_reach() {
+    let image = image(121, &[100_000]);
+    let hub = hub_with(&image).await;
+    let larder = Larder::with(&hub, "freshness.tags = '1h'").await;
+    pull(&larder, NAME, TAG).await;
+    let layer = image.layers()[0].digest();
+    std::fs::remove_file(larder.blob_file(layer)).unwrap();
+    hub.stop_listening_on(Listener::Cdn).await;
+    assert_eq!(larder.get(format!("/v2/{NAME}/blobs/{layer}")).await.status(), 502);
+    assert_eq!(larder.get(manifest(TAG)).await.error(), (503, "UNAVAILABLE".to_owned()));
+    hub.resume().await.unwrap();
+    until_healed(&larder, |answer| answer.cache_status() == "larder; hit").await;
+    assert_eq!(pull(&larder, NAME, TAG).await, image.manifest().digest.as_str());
+}
+
+/// The log has a line for a question that failed, not one for each client that is served stale for it.
+#[tokio::test]
+async fn the_log_tells_of_a_failure_once() {
+    let hub = hub_with(&image(122, &[1_000])).await;
+    let mut larder = Larder::with(&hub, "freshness.tags = '0s'\n timeouts.revalidation = '500ms'").await;
+    pull(&larder, NAME, TAG).await;
+    let lines = |larder: &Larder| larder.log().matches("serving a stale tag").count();
+    let heads = || Fault::on(Listener::Registry).method("HEAD").path_contains("/manifests/");
+    hub.fault(heads().answer(429, &[("Retry-After", "60")], ""));
+    for _ in 0..20 {
+        assert_eq!(larder.get(manifest(TAG)).await.status(), 200);
+    }
+    assert_eq!(larder.log().matches("the upstream limits the rate of requests").count(), 1);
+    assert_eq!(lines(&larder), 0, "that was said once, for all tags");
+    hub.clear_faults();
+    larder.restart().await;
+    let gate = hub.fault(heads().hold());
+    for _ in 0..20 {
+        assert_eq!(larder.get(manifest(TAG)).await.status(), 200);
+    }
+    assert_eq!(lines(&larder), 1);
+    gate.release();
+}
+
+/// Docs, outages: whoever can be served a listing that is stale waits for it as for a tag.
+#[tokio::test]
+async fn a_stale_listing_is_served_soon_though_the_upstream_says_nothing() {
+    let hub = hub_with(&image(123, &[1_000])).await;
+    let larder = Larder::with(&hub, "freshness.tags = '0s'\n timeouts.revalidation = '500ms'").await;
+    pull(&larder, NAME, TAG).await;
+    let (list, page) = (format!("/v2/{NAME}/tags/list"), format!("/v2/{NAME}/tags/list?n=5"));
+    assert_eq!(larder.get(&list).await.status(), 200);
+    let gate = hub.fault(Fault::on(Listener::Registry).path_contains("/tags/list").hold());
+    let begun = std::time::Instant::now();
+    // One that was fetched, one made of what was pulled, and then those for which nobody is asked any more.
+    for target in [&list, &page, &list, &page, &list, &page] {
+        let answer = larder.get(target).await;
+        assert_eq!((answer.status(), answer.cache_status()), (200, "larder; fwd=stale; detail=stale-timeout"), "{target}");
+        assert_eq!(answer.json()["tags"], serde_json::json!([TAG]));
+    }
+    // A question has ten seconds.
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    hub.clear_faults();
+    gate.release();
+    until_healed_at(&larder, &list, |answer| answer.cache_status() == "larder; fwd=uri-miss; stored").await;
+}
+
 /// Case 21: the limit of the hub is reached by pulling, and the cache goes on serving.
 #[tokio::test]
 async fn a_rate_limit_upstream_is_no_limit_on_what_is_cached() {
@@ -312,8 +414,12 @@ async fn a_tag_that_moved_to_what_cannot_be_had_still_gives_what_is_cached() {
 
 /// Asks for the tag until the answer is as it should be once the upstream is itself again.
 async fn until_healed(larder: &Larder, is_healed: impl Fn(&Answer) -> bool) {
+    until_healed_at(larder, &manifest(TAG), is_healed).await;
+}
+
+async fn until_healed_at(larder: &Larder, target: &str, is_healed: impl Fn(&Answer) -> bool) {
     for _ in 0..200 {
-        if is_healed(&larder.get(manifest(TAG)).await) {
+        if is_healed(&larder.get(target).await) {
             return;
         }
         tokio::time::sleep(Duration::from_millis(25)).await;

@@ -262,7 +262,7 @@ async fn a_certificate_is_replaced_under_way_and_a_bad_one_is_not_taken() {
 
     larder.edit_config("limits.max_connections = 0");
     larder.signal(rustix::process::Signal::HUP);
-    larder.until_logged("the changed configuration is not accepted; the one before holds").await;
+    larder.until_logged("the configuration would not be accepted as it is now; the one that Larder was started with holds").await;
     larder.edit_config("limits.max_connections = 10");
     larder.signal(rustix::process::Signal::HUP);
     larder.until_logged("that holds from the next start on").await;

@@ -1,11 +1,13 @@
 //! Issue 5, "Truth": for every way in which an upstream fails, for all that may be cached of what is asked for, and for every way to
 //! ask, the answer is the one of the design's section 3, and says what happened. The expectation is written down here once more.
 
+use std::collections::HashMap;
+
 use futures::future::join_all;
 use larder_testkit::{Digest, Fault, Hub, Image, Listener};
 use rustix::process::Signal;
 
-use crate::support::{Answer, Larder, NAME, TAG, blob, hub_with, image, manifest, pull};
+use crate::support::{Answer, Larder, Metrics, NAME, TAG, blob, hub_with, image, manifest, pull};
 
 /// The tag of an image that nobody has pulled.
 const OTHER: &str = "2.0";
@@ -15,24 +17,35 @@ const OTHER: &str = "2.0";
 enum Failure {
     /// Nobody listens.
     Refused,
+    /// The registry's name has no address.
+    NoName,
+    /// What answers at the registry's port knows nothing of TLS.
+    NoTls,
     /// The registry accepts and never answers.
     Silent,
     /// The registry closes the connection without an answer.
     Closed,
     /// The registry is there, and who gives the tokens for it is not.
     NoTokens,
+    /// An answer of this status to whoever asks for a token.
+    Token(u16),
     /// The operator wants nobody to be asked.
     Offline,
     /// An answer of this status to everything.
     Status(u16),
 }
 
-const FAILURES: [Failure; 15] = [
+const FAILURES: [Failure; 20] = [
     Failure::Offline,
     Failure::Refused,
     Failure::Silent,
     Failure::Closed,
     Failure::NoTokens,
+    Failure::NoName,
+    Failure::NoTls,
+    Failure::Token(401),
+    Failure::Token(429),
+    Failure::Token(503),
     Failure::Status(400),
     Failure::Status(401),
     Failure::Status(403),
@@ -73,6 +86,13 @@ impl Failure {
                 hub.revoke_tokens();
                 hub.stop_listening_on(Listener::Token).await;
             }
+            // So long a name is none, which is known without asking anybody.
+            Self::NoName => larder.restart_with(&upstream_at(&format!("http://{}.test", "a".repeat(64)))).await,
+            Self::NoTls => larder.restart_with(&upstream_at(&hub.url().replacen("http:", "https:", 1))).await,
+            Self::Token(status) => {
+                hub.revoke_tokens();
+                hub.fault(Fault::on(Listener::Token).answer(status, &[("Retry-After", "600")], "no"));
+            }
             Self::Silent => drop(hub.fault(all().hold())),
             Self::Closed => drop(hub.fault(all().close())),
             Self::Status(429) => drop(hub.fault(all().answer(429, &[("Retry-After", "600")], "slow down"))),
@@ -83,30 +103,36 @@ impl Failure {
     /// The status and the code for a client for whom there is nothing.
     fn error(self, way: Way) -> (u16, &'static str) {
         match self {
-            Self::Refused | Self::Closed | Self::NoTokens | Self::Status(400 | 500 | 502 | 504) => (502, "UNAVAILABLE"),
+            Self::Refused | Self::NoName | Self::NoTls | Self::NoTokens | Self::Closed => (502, "UNAVAILABLE"),
+            Self::Status(400 | 500 | 502 | 504) => (502, "UNAVAILABLE"),
             Self::Silent => (504, "UNAVAILABLE"),
-            Self::Status(401 | 403) => (403, "DENIED"),
+            Self::Status(401 | 403) | Self::Token(401) => (403, "DENIED"),
             Self::Offline | Self::Status(404 | 410) if matches!(way, Way::Blob | Way::Part) => (404, "BLOB_UNKNOWN"),
             Self::Offline | Self::Status(404 | 410) => (404, "MANIFEST_UNKNOWN"),
-            Self::Status(429) => (503, "TOOMANYREQUESTS"),
-            Self::Status(503) => (503, "UNAVAILABLE"),
-            Self::Status(status) => panic!("{status} is not in the table"),
+            Self::Status(429) | Self::Token(429) => (503, "TOOMANYREQUESTS"),
+            Self::Status(503) | Self::Token(503) => (503, "UNAVAILABLE"),
+            Self::Status(status) | Self::Token(status) => panic!("{status} is not in the table"),
         }
     }
 
     /// What an answer says that is stale because of it; `None` if it is an answer itself.
     fn staleness(self) -> Option<&'static str> {
         Some(match self {
-            Self::Refused | Self::NoTokens => "larder; fwd=stale; detail=stale-unreachable",
+            Self::Refused | Self::NoName | Self::NoTls | Self::NoTokens => "larder; fwd=stale; detail=stale-unreachable",
             Self::Silent => "larder; fwd=stale; detail=stale-timeout",
             Self::Closed => "larder; fwd=stale; detail=stale-server-error",
-            Self::Status(401 | 403) => "larder; fwd=stale; detail=stale-denied",
-            Self::Status(429) => "larder; fwd=stale; detail=stale-rate-limited",
+            Self::Status(401 | 403) | Self::Token(401) => "larder; fwd=stale; detail=stale-denied",
+            Self::Status(429) | Self::Token(429) => "larder; fwd=stale; detail=stale-rate-limited",
             Self::Offline => "larder; hit; detail=stale-offline",
             Self::Status(404 | 410) => return None,
-            Self::Status(_) => "larder; fwd=stale; detail=stale-server-error",
+            Self::Status(_) | Self::Token(_) => "larder; fwd=stale; detail=stale-server-error",
         })
     }
+}
+
+/// The configuration of an upstream at this address.
+fn upstream_at(url: &str) -> String {
+    format!("upstreams.\"docker.io\".url = {url:?}")
 }
 
 impl Way {
@@ -117,6 +143,14 @@ impl Way {
             Self::Tag => manifest(tag),
             Self::Digest => manifest(&image.manifest().digest),
             Self::Blob | Self::Part => blob(image.layers()[0].digest()),
+        }
+    }
+
+    /// The word for it in metrics.
+    fn kind(self) -> &'static str {
+        match self {
+            Self::Tag | Self::Digest => "manifest",
+            Self::Blob | Self::Part => "blob",
         }
     }
 
@@ -140,8 +174,8 @@ fn without_status(cache_status: &str) -> String {
     cache_status.split("; ").filter(|part| !part.starts_with("fwd-status=")).collect::<Vec<_>>().join("; ")
 }
 
-/// Asks in this way for `image`, and compares the answer with the table's.
-async fn assert_row(larder: &Larder, failure: Failure, state: State, way: Way, method: &str, image: &Image) {
+/// Asks in this way for `image`, and compares the answer with the table's. Gives the word that it is counted under.
+async fn assert_row(larder: &Larder, failure: Failure, state: State, way: Way, method: &str, image: &Image) -> &'static str {
     let row = format!("{failure:?}, {state:?}, {method} {way:?}");
     let tag = if state == State::Absent { OTHER } else { TAG };
     let answer = way.ask(larder, method, &way.target(image, tag)).await;
@@ -160,6 +194,7 @@ async fn assert_row(larder: &Larder, failure: Failure, state: State, way: Way, m
             let whole = if way == Way::Part { image.layers()[0].bytes().len() } else { bytes.len() };
             let length = if method == "HEAD" { whole } else { bytes.len() }.to_string();
             assert_eq!(answer.header("content-length"), Some(length.as_str()), "{row}");
+            cache_status.rsplit_once("detail=").map_or("hit", |(_, detail)| detail)
         }
         None => {
             let (status, code) = failure.error(way);
@@ -173,6 +208,7 @@ async fn assert_row(larder: &Larder, failure: Failure, state: State, way: Way, m
             }
             let says_when = answer.header("retry-after").is_some();
             assert!(says_when || code != "TOOMANYREQUESTS", "{row}: when to come again is known");
+            "error"
         }
     }
 }
@@ -193,12 +229,18 @@ async fn assert_table(failure: Failure, seed: u64) {
             larder.restart_with("freshness.tags = '0s'").await;
         }
         let image = if state == State::Absent { &other } else { &cached };
+        let before = larder.metrics().await;
+        let mut counts = HashMap::new();
         for way in Way::ALL {
             // What was not there has been taken off the list by the time that it is asked for again.
             for method in ["GET", "HEAD"] {
-                assert_row(&larder, failure, state, way, method, image).await;
+                let word = assert_row(&larder, failure, state, way, method, image).await;
+                *counts.entry((way.kind(), word)).or_insert(0.0) += 1.0;
             }
         }
+        // An answer is counted when it is over, which may be a moment after the client has all of it.
+        let counted = |now: &Metrics, (kind, word)| now.requests(kind, word) - before.requests(kind, word);
+        larder.until(|now| counts.iter().all(|(series, count)| counted(now, *series) == *count)).await;
         if state == State::Fresh || failure == Failure::Offline {
             assert_eq!(hub.requests().count(), 0, "{failure:?}: what is fresh asks nobody");
         }

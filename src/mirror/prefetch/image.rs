@@ -9,7 +9,7 @@ use futures::stream;
 use super::allowance::is_near;
 use super::{FILLS_PER_UPSTREAM, Prefetch, PrefetchOutcome, Stopped, Turn};
 use crate::fill::{FillError, Joined};
-use crate::mirror::{Caller, ContentKey, ManifestAnswer, Mirror, Place};
+use crate::mirror::{Asked, Caller, ContentKey, ManifestAnswer, Mirror, Place};
 use crate::oci::{Descriptor, Digest, Manifest};
 use crate::store::Kind;
 use crate::upstream::UpstreamError;
@@ -57,7 +57,7 @@ impl Mirror {
             Some(document) => document,
             None => {
                 self.may_ask(prefetch, place)?;
-                self.not_known_missing(&key).map_err(Stopped::Manifest)?;
+                self.not_denied(&Asked::Content(key.clone())).map_err(Stopped::Manifest)?;
                 let _room = prefetch.promised.promise(child.size, || self.shared.store.stats()).ok_or(Stopped::NoRoom)?;
                 let (document, _) = self.document(place, &child.digest, Caller::Larder).await.map_err(Stopped::Manifest)?;
                 document
@@ -105,7 +105,7 @@ impl Mirror {
         }
         self.may_ask(prefetch, place)?;
         let key = ContentKey::new(place, Kind::Blob, &blob.digest);
-        self.not_known_missing(&key).map_err(Stopped::Manifest)?;
+        self.not_denied(&Asked::Content(key.clone())).map_err(Stopped::Manifest)?;
         let room = prefetch.promised.promise(blob.size, || self.shared.store.stats()).ok_or(Stopped::NoRoom)?;
         let filled = match self.shared.fills.fill(blob.digest, &place.source(), Some(blob.size)) {
             Joined::InFlight(_) => return Ok(()),

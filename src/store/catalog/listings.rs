@@ -3,10 +3,15 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::latest::Latest;
 use super::names::{Place, intern};
 
-/// How many listings are kept; of more, those that were stored first go. A client can ask for any number of different ones.
-const KEPT: i64 = 2000;
+/// Those that were stored first go.
+const LATEST: Latest = Latest {
+    count: "SELECT count(*) FROM listing",
+    delete: "DELETE FROM listing WHERE number IN (SELECT number FROM listing ORDER BY number LIMIT ?) RETURNING repository",
+    kept: 2000,
+};
 
 /// The largest listing that is kept, in bytes.
 const MAX_BYTES: usize = 256 << 10;
@@ -52,8 +57,5 @@ pub(super) fn set_listing(
             "INSERT OR REPLACE INTO listing (repository, question, body, link, filters_applied, checked_at) VALUES (?, ?, ?, ?, ?, ?)",
         )?
         .execute(params![repository, question, body, link, filters_applied, checked_at])?;
-    connection
-        .prepare_cached("DELETE FROM listing WHERE number <= (SELECT max(number) FROM listing) - ?")?
-        .execute([KEPT])
-        .map(drop)
+    LATEST.trim(connection)
 }

@@ -211,6 +211,18 @@ pub(super) fn intern(connection: &Connection, place: &Place) -> rusqlite::Result
     }
 }
 
+/// Forgets those of these repositories of which nothing is known any more: clients can name any number of them.
+pub(super) fn forget_unused(connection: &Connection, mut repositories: Vec<i64>) -> rusqlite::Result<()> {
+    repositories.sort_unstable();
+    repositories.dedup();
+    let mut forget = connection.prepare_cached(
+        "DELETE FROM repository WHERE id = ?1
+         AND NOT EXISTS (SELECT 1 FROM tag WHERE repository = ?1) AND NOT EXISTS (SELECT 1 FROM link WHERE repository = ?1)
+         AND NOT EXISTS (SELECT 1 FROM listing WHERE repository = ?1) AND NOT EXISTS (SELECT 1 FROM wanted WHERE repository = ?1)",
+    )?;
+    repositories.into_iter().try_for_each(|id| forget.execute([id]).map(drop))
+}
+
 /// A text that was parsed before it was stored.
 pub(super) fn parsed_column<T>(row: &Row<'_>, index: usize) -> rusqlite::Result<T>
 where

@@ -4,11 +4,16 @@
 use rusqlite::{Connection, params};
 
 use super::Kind;
+use super::latest::Latest;
 use super::names::{Place, intern};
 use crate::oci::Reference;
 
-/// How much is kept; of more, what was not asked for for the longest time goes. A client can ask for any number of things.
-const KEPT: i64 = 10_000;
+/// What was not asked for for the longest time goes.
+const LATEST: Latest = Latest {
+    count: "SELECT count(*) FROM wanted",
+    delete: "DELETE FROM wanted WHERE number IN (SELECT number FROM wanted ORDER BY number LIMIT ?) RETURNING repository",
+    kept: 10_000,
+};
 
 /// Notes that `reference` was asked for at `now`, in milliseconds since 1970.
 pub(super) fn note(connection: &Connection, place: &Place, kind: Kind, reference: &Reference, now: i64) -> rusqlite::Result<()> {
@@ -22,8 +27,5 @@ pub(super) fn note(connection: &Connection, place: &Place, kind: Kind, reference
              WHERE repository = ?1 AND kind = ?2 AND reference = ?3",
         )?
         .execute(what)?;
-    connection
-        .prepare_cached("DELETE FROM wanted WHERE number <= (SELECT max(number) FROM wanted) - ?")?
-        .execute([KEPT])
-        .map(drop)
+    LATEST.trim(connection)
 }

@@ -166,6 +166,14 @@ class Hub:
             chance = {"probability": 0.5, "seed": 37}
             self._fault({"listener": listener, "chance": chance, "actions": [{"answer": {"status": 503}}]})
 
+    def fail_blobs(self, action: Action) -> None:
+        """Has every answer of the CDN go wrong in this way; the registry is well."""
+        self._fault({"listener": "cdn", "actions": [action]})
+
+    def misplace_blobs(self, action: Action) -> None:
+        """Has the registry say this, instead of where a blob is; the CDN is well."""
+        self._fault({"listener": "registry", "path_contains": ["/blobs/"], "actions": [action]})
+
     def falter(self, requests: int = 60) -> None:
         """Answers 503 to every second request for a manifest, and for a blob, of the next `requests` of each kind."""
         for kind in ("/manifests/", "/blobs/"):
