@@ -487,7 +487,7 @@ impl Tries {
 /// Whether the upstream is left alone for a moment because of what it answered: it has not done so for long.
 fn is_flapping(error: &UpstreamError) -> bool {
     let UpstreamError::Suspended { cause, retry_after } = error else { return false };
-    matches!(**cause, UpstreamError::Status { .. }) && *retry_after <= FLAPPING
+    matches!(**cause, UpstreamError::Status { .. } | UpstreamError::NoAnswer { .. }) && *retry_after <= FLAPPING
 }
 
 /// Whether the upstream is left alone for no longer than one waits for it.

@@ -192,7 +192,7 @@ impl Mirror {
         let question = |method| Question { repository: place.repository.clone(), target: target.clone(), method };
         match self.ask(place, question(Method::Head)).await {
             Ok(answer) => Ok(answer.head),
-            Err(UpstreamError::Status { status: 400 | 405 | 501 }) => Ok(self.ask(place, question(Method::Get)).await?.head),
+            Err(UpstreamError::Status { status: 400 | 405 | 501, .. }) => Ok(self.ask(place, question(Method::Get)).await?.head),
             Err(error) => Err(error),
         }
     }

@@ -121,6 +121,7 @@ impl From<&UpstreamError> for StaleReason {
             UpstreamError::NotFound => Self::Missing,
             UpstreamError::RangeNotSatisfiable
             | UpstreamError::Status { .. }
+            | UpstreamError::NoAnswer { .. }
             | UpstreamError::Broken { .. }
             | UpstreamError::Suspended { .. } => Self::ServerError,
         }

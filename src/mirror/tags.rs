@@ -213,7 +213,7 @@ impl Mirror {
         let head = match self.ask_again(place, question, retries).await {
             Ok(answer) => answer.head,
             // It does not know HEAD, and so tells as little as a HEAD without a digest.
-            Err(UpstreamError::Status { status: 400 | 405 | 501 }) => Head::default(),
+            Err(UpstreamError::Status { status: 400 | 405 | 501, .. }) => Head::default(),
             Err(error) => return Err(self.tag_failed(key, error).await),
         };
         let record = match head {

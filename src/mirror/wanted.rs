@@ -71,8 +71,9 @@ fn is_outage(error: &MirrorError) -> bool {
         | UpstreamError::Unreachable { .. }
         | UpstreamError::Timeout { .. }
         | UpstreamError::RateLimited { .. }
+        | UpstreamError::NoAnswer { .. }
         | UpstreamError::Broken { .. } => true,
-        UpstreamError::Status { status } => *status >= 500,
+        UpstreamError::Status { status, .. } => *status >= 500,
         UpstreamError::NotFound
         | UpstreamError::Denied { .. }
         | UpstreamError::RangeNotSatisfiable

@@ -13,7 +13,7 @@ use super::route::RouteError;
 use crate::fill::FillError;
 use crate::mirror::{MirrorError, RoutingError};
 use crate::oci::ErrorCode;
-use crate::upstream::{Phase, UpstreamError};
+use crate::upstream::{Party, Phase, UpstreamError};
 
 /// An error as a client sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -155,8 +155,11 @@ fn of_upstream(error: &UpstreamError) -> (StatusCode, ErrorCode) {
         UpstreamError::Timeout { phase: Phase::Queue } => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable),
         UpstreamError::Timeout { .. } => (StatusCode::GATEWAY_TIMEOUT, ErrorCode::Unavailable),
         UpstreamError::Unreachable { .. } => (StatusCode::BAD_GATEWAY, ErrorCode::Unavailable),
-        UpstreamError::Status { status: 503 } => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable),
+        UpstreamError::Status { status: 503, by: Party::Registry | Party::Storage } => {
+            (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable)
+        }
         UpstreamError::Status { .. }
+        | UpstreamError::NoAnswer { .. }
         | UpstreamError::Broken { .. }
         | UpstreamError::RangeNotSatisfiable
         | UpstreamError::Suspended { .. }

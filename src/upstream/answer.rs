@@ -79,7 +79,7 @@ async fn failure(form: Form, hop: &Hop, response: Response) -> UpstreamError {
         }
         416 if matches!(form, Form::GetRange { .. }) => UpstreamError::RangeNotSatisfiable,
         429 => UpstreamError::RateLimited { retry_after: retry_after(response.headers().get(RETRY_AFTER)), by },
-        _ => UpstreamError::Status { status },
+        _ => UpstreamError::Status { status, by },
     }
 }
 

@@ -33,14 +33,21 @@ pub enum UpstreamError {
     #[error("the upstream has no such range")]
     RangeNotSatisfiable,
     /// Any other status that is no answer: 5xx, 405, 400, ...
-    #[error("the upstream answered with status {status}")]
-    Status { status: u16 },
+    #[error("{by} answered with status {status}")]
+    Status {
+        status: u16,
+        /// Who said so: with [`Party::TokenServer`] the registry was not asked.
+        by: Party,
+    },
     #[error("the upstream took too long ({phase})")]
     Timeout { phase: Phase },
     /// Name resolution, connect or TLS failed.
     #[error("the upstream cannot be reached: {reason}")]
     Unreachable { reason: String },
-    /// The connection was cut, or what came is not what HTTP or the token protocol allows, or has another length than declared.
+    /// The connection was cut before the head of an answer, or what came is none; or a token server gave no token that is one.
+    #[error("the upstream gave no answer: {reason}")]
+    NoAnswer { reason: String },
+    /// The answer is cut, or not what HTTP allows, or has another length than declared.
     #[error("the upstream's answer is broken: {reason}")]
     Broken { reason: String },
     /// One of our own rules said no.
@@ -130,12 +137,17 @@ impl UpstreamError {
         Self::Denied { status, by: Party::Registry, code: None }
     }
 
+    /// The registry answers with this status, which is no answer.
+    pub const fn status(status: u16) -> Self {
+        Self::Status { status, by: Party::Registry }
+    }
+
     /// Whether the same question may have an answer from the same upstream right now.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Timeout { phase } => *phase != Phase::Queue,
-            Self::Status { status } => matches!(status, 408 | 500 | 502 | 503 | 504),
-            Self::Unreachable { .. } | Self::Broken { .. } => true,
+            Self::Status { status, .. } => *status == 408 || is_server_failure(*status),
+            Self::Unreachable { .. } | Self::NoAnswer { .. } | Self::Broken { .. } => true,
             Self::NotFound
             | Self::Denied { .. }
             | Self::RateLimited { .. }
@@ -169,11 +181,12 @@ impl UpstreamError {
     pub fn status_code(&self) -> Option<u16> {
         match self {
             Self::NotFound => Some(404),
-            Self::Denied { status, .. } | Self::Status { status } => Some(*status),
+            Self::Denied { status, .. } | Self::Status { status, .. } => Some(*status),
             Self::RateLimited { .. } => Some(429),
             Self::RangeNotSatisfiable => Some(416),
             Self::Timeout { .. }
             | Self::Unreachable { .. }
+            | Self::NoAnswer { .. }
             | Self::Broken { .. }
             | Self::Refused(_)
             | Self::Offline
@@ -181,6 +194,12 @@ impl UpstreamError {
             | Self::Saving { .. } => None,
         }
     }
+}
+
+/// Whether a server says with this status that it cannot answer at the moment. That it does not know how to is an answer (501, 505);
+/// those beyond 511 are what proxies and CDNs say when there is nobody behind them.
+pub(super) fn is_server_failure(status: u16) -> bool {
+    matches!(status, 500..=599) && !matches!(status, 501 | 505)
 }
 
 impl fmt::Display for Phase {

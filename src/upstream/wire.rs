@@ -136,7 +136,7 @@ fn explain(error: reqwest::Error) -> UpstreamError {
     match (error.is_connect(), error.is_timeout()) {
         (true, true) => UpstreamError::Timeout { phase: Phase::Connect },
         (true, false) => UpstreamError::Unreachable { reason: reason(&error) },
-        (false, _) => UpstreamError::Broken { reason: reason(&error) },
+        (false, _) => UpstreamError::NoAnswer { reason: reason(&error) },
     }
 }
 

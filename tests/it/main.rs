@@ -15,6 +15,7 @@ mod hostile_clients;
 mod hostile_upstreams;
 mod lanes;
 mod lifecycle;
+mod limits;
 mod memory;
 mod offline;
 mod outage;

@@ -14,7 +14,7 @@ use crate::upstream::{Method, Target};
 const LIMIT: RateLimit = RateLimit { limit: Some(100), remaining: 10, window: Some(Duration::from_secs(600)), source: None };
 
 fn status(status: u16) -> Reply {
-    Reply::Error(UpstreamError::Status { status })
+    Reply::Error(UpstreamError::status(status))
 }
 
 fn limited(seconds: Option<u64>, by: Party) -> Reply {
@@ -76,6 +76,29 @@ async fn server_errors_in_a_row_open_it_and_a_404_among_them_does_not() {
             let _ = script::ask(&gate).await;
         }
         assert_eq!(gate.standing().is_open(), is_open);
+    }
+}
+
+/// Behind a load balancer with nobody behind it: it accepts, and closes.
+#[tokio::test(start_paused = true)]
+async fn who_breaks_off_without_an_answer_is_left_alone_and_the_next_is_asked() {
+    let broken_off = UpstreamError::NoAnswer { reason: "connection closed before message completed".to_owned() };
+    for failure in [broken_off, UpstreamError::status(522)] {
+        let origins = Origins::new([Reply::Error(failure.clone())]);
+        let gate = origins.gate(|_| {});
+        for _ in 0..3 {
+            assert_eq!(script::ask(&gate).await, Err(failure.clone()));
+        }
+        sleep(Duration::from_secs(20)).await;
+        assert!(is_suspended_by(&script::ask(&gate).await, &failure), "a look that meets it does not close it");
+        assert_eq!(origins.asked().iter().filter(|(_, question)| question.method == Method::Get).count(), 3);
+
+        let origins = Origins::new([Reply::Error(failure), Reply::Answer]);
+        let gate = origins.gate(|_| {});
+        for _ in 0..10 {
+            assert_eq!(script::ask(&gate).await, Ok(()));
+        }
+        assert_eq!(origins.endpoints_asked(), [0, 1, 0, 1, 0, 1, 1, 1, 1, 1, 1, 1, 1]);
     }
 }
 

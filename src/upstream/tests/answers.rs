@@ -89,13 +89,13 @@ async fn statuses_become_errors_that_say_what_they_are() {
         (404, "", UpstreamError::NotFound, false),
         (410, "", UpstreamError::NotFound, false),
         (403, "", UpstreamError::denied(403), false),
-        (405, "", UpstreamError::Status { status: 405 }, false),
-        (400, "", UpstreamError::Status { status: 400 }, false),
-        (416, "", UpstreamError::Status { status: 416 }, false),
-        (500, "", UpstreamError::Status { status: 500 }, true),
-        (503, "5", UpstreamError::Status { status: 503 }, true),
-        (204, "", UpstreamError::Status { status: 204 }, false),
-        (304, "", UpstreamError::Status { status: 304 }, false),
+        (405, "", UpstreamError::status(405), false),
+        (400, "", UpstreamError::status(400), false),
+        (416, "", UpstreamError::status(416), false),
+        (500, "", UpstreamError::status(500), true),
+        (503, "5", UpstreamError::status(503), true),
+        (204, "", UpstreamError::status(204), false),
+        (304, "", UpstreamError::status(304), false),
         (429, "17", limited(17), false),
         (429, "99999999999", limited(86_400), false),
         (429, "Thu, 01 Jan 1970 00:00:00 GMT", limited(0), false),
@@ -245,7 +245,7 @@ async fn every_phase_has_its_deadline() {
 }
 
 #[tokio::test]
-async fn nonsense_in_place_of_http_is_a_broken_answer() {
+async fn nonsense_in_place_of_http_is_no_answer() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let server = tokio::spawn(async move {
@@ -256,7 +256,7 @@ async fn nonsense_in_place_of_http_is_a_broken_answer() {
         }
     });
     let error = fetch_error(&registry(config(&url)), manifest("a/b")).await;
-    assert!(matches!(error, UpstreamError::Broken { .. }) && !format!("{error:?}").contains("canary"), "{error:?}");
+    assert!(matches!(error, UpstreamError::NoAnswer { .. }) && !format!("{error:?}").contains("canary"), "{error:?}");
     server.abort();
 }
 

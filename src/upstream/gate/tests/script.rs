@@ -93,8 +93,7 @@ impl Origin for ScriptedOrigin {
     fn ask(&self, question: Question) -> BoxFuture<'static, Result<Answer, UpstreamError>> {
         let mut state = self.origins.0.lock().unwrap();
         let is_broken = state.broken.as_deref() == Some(question.repository.as_str());
-        let reply =
-            if is_broken { Reply::Error(UpstreamError::Status { status: 500 }) } else { state.replies[self.number].clone() };
+        let reply = if is_broken { Reply::Error(UpstreamError::status(500)) } else { state.replies[self.number].clone() };
         state.asked.push((self.number, question));
         async move {
             let head = match reply {
