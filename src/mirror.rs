@@ -25,14 +25,14 @@ use crate::config::FreshnessConfig;
 use crate::fill::Fills;
 use crate::oci::{Digest, MediaType, RepositoryName, Tag, UpstreamName};
 use crate::store::{Kind, Store, TagRecord};
-use crate::upstream::Head;
+use crate::upstream::{Head, Matter};
 use crate::util::{Clock, Remembered, SingleFlight};
 
 use callers::Callers;
 use prefetch::Prefetch;
 
+pub use crate::upstream::Caller;
 pub use blobs::{BlobAnswer, BlobHead};
-pub use callers::Caller;
 pub use error::MirrorError;
 pub use listings::{Page, ReferrersAnswer, TagsAnswer};
 pub use manifests::{ManifestAnswer, Want};
@@ -190,9 +190,9 @@ impl Mirror {
         &self.shared.fills
     }
 
-    /// Waits until the upstream of `place` may be asked on behalf of `caller`. What will not be asked has no turn to wait for.
-    async fn turn(&self, place: &Place, caller: Caller) -> Result<(), MirrorError> {
-        match place.upstream.origin.refusal() {
+    /// Waits until the upstream of `place` may be asked about this matter on behalf of `caller`. What will not be asked has no turn to wait for.
+    async fn turn(&self, place: &Place, matter: Matter, caller: Caller) -> Result<(), MirrorError> {
+        match place.upstream.origin.refusal(matter) {
             Some(_) => Ok(()),
             None => self.shared.callers.turn(caller).await,
         }

@@ -1,16 +1,18 @@
 //! One registry at the other end: it is asked one question at a time, with its credentials, tokens, redirects and limits, and
-//! gives one answer or one typed error, or is not asked at all. It never caches content, never asks an endpoint twice, and never
-//! knows who asks.
+//! gives one answer or one typed error, or is not asked at all. It never caches content, never asks an endpoint twice, and knows of
+//! who asks only that their shares are to be fair.
 
 mod address;
 mod answer;
 mod auth;
+mod caller;
 mod challenge;
 mod clients;
 mod connect;
 mod error;
 mod gate;
 mod grant;
+mod rate;
 mod rate_limit;
 mod realm;
 mod redirect;
@@ -31,8 +33,10 @@ use futures::stream::BoxStream;
 
 use crate::oci::{Digest, MediaType, Reference, RepositoryName, UpstreamName};
 
+pub use caller::Caller;
 pub use error::{BuildError, Party, Phase, Refusal, UpstreamError};
-pub use gate::{EndpointStanding, EndpointState, Gate, GateConfig, Standing, Unasked};
+pub use gate::{EndpointStanding, EndpointState, Gate, GateConfig, Matter, Standing, Unasked};
+pub use rate::Rate;
 pub use rate_limit::RateLimit;
 pub use registry::Registry;
 pub use settings::RegistryConfig;
@@ -45,8 +49,8 @@ pub trait Origin: Send + Sync + 'static {
     /// See [`UpstreamError`]: an error is always one of this upstream, and says which kind of one.
     fn ask(&self, question: Question) -> BoxFuture<'static, Result<Answer, UpstreamError>>;
 
-    /// Why a question would not be asked at the moment, if it would not: nothing is asked to find that out.
-    fn refusal(&self) -> Option<UpstreamError> {
+    /// Why a question about this matter would not be asked at the moment, if it would not: nothing is asked to find that out.
+    fn refusal(&self, _matter: Matter) -> Option<UpstreamError> {
         None
     }
 
@@ -67,6 +71,8 @@ pub struct Question {
     pub repository: RepositoryName,
     pub target: Target,
     pub method: Method,
+    /// Whose share it comes out of.
+    pub caller: Caller,
 }
 
 /// The thing in the repository that is asked for: the `end-` rows of the distribution specification that read.

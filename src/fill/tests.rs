@@ -119,6 +119,7 @@ impl Bed {
             upstream: "docker.io".parse().unwrap(),
             repository: "library/x".parse().unwrap(),
             origin: Arc::<Scripted>::clone(&origin),
+            caller: Caller::Larder,
         };
         Self { dir, store, fills, origin, source, counts }
     }

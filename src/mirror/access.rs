@@ -8,7 +8,7 @@ use futures::FutureExt;
 use super::{Caller, ContentKey, Document, Mirror, MirrorError, MissingKey, Place};
 use crate::oci::{Digest, Manifest, Reference, UpstreamName};
 use crate::store::{Kind, Link};
-use crate::upstream::{Answer, Head, Method, Phase, Question, Target, UpstreamError};
+use crate::upstream::{Answer, Head, Matter, Method, Phase, Question, Target, UpstreamError};
 use crate::util::jitter;
 
 /// How often an upstream is asked again, and the pause before the first time; it doubles.
@@ -132,7 +132,11 @@ impl Mirror {
     pub(super) async fn confirm(&self, place: &Place, key: &ContentKey, caller: Caller) -> Result<Head, MirrorError> {
         self.not_known_missing(key)?;
         if !self.shared.confirmations.is_under_way(key) {
-            self.turn(place, caller).await?;
+            let matter = match key.kind {
+                Kind::Manifest => Matter::Documents,
+                Kind::Blob => Matter::Blobs,
+            };
+            self.turn(place, matter, caller).await?;
         }
         let (result, joined) = self
             .shared
@@ -140,7 +144,8 @@ impl Mirror {
             .run(key.clone(), || {
                 let (mirror, place, key) = (self.clone(), place.clone(), key.clone());
                 async move {
-                    let head = mirror.head(&place, key.target()).await.map_err(|error| mirror.note_absence(&key, error))?;
+                    let head =
+                        mirror.head(&place, key.target(), caller).await.map_err(|error| mirror.note_absence(&key, error))?;
                     mirror.grant(&key).await;
                     Ok(head)
                 }
@@ -188,8 +193,8 @@ impl Mirror {
     }
 
     /// Asks the upstream for the headers alone. Where it does not know HEAD, a GET is begun and not read.
-    pub(super) async fn head(&self, place: &Place, target: Target) -> Result<Head, UpstreamError> {
-        let question = |method| Question { repository: place.repository.clone(), target: target.clone(), method };
+    pub(super) async fn head(&self, place: &Place, target: Target, caller: Caller) -> Result<Head, UpstreamError> {
+        let question = |method| Question { repository: place.repository.clone(), target: target.clone(), method, caller };
         match self.ask(place, question(Method::Head)).await {
             Ok(answer) => Ok(answer.head),
             Err(UpstreamError::Status { status: 400 | 405 | 501, .. }) => Ok(self.ask(place, question(Method::Get)).await?.head),

@@ -9,7 +9,7 @@ use super::manifests::Failure;
 use super::{CacheOutcome, Caller, Lookup, Mirror, MirrorError, MissingKey, Place, StaleReason};
 use crate::oci::{Digest, MediaType, RepositoryName, Tag, UpstreamName};
 use crate::store::ListingRecord;
-use crate::upstream::{Answer, Method, Question, Target, UpstreamError};
+use crate::upstream::{Answer, Matter, Method, Question, Target, UpstreamError};
 
 /// The longest query that is passed on, in bytes.
 const QUERY_MAX_BYTES: usize = 1024;
@@ -155,11 +155,11 @@ impl Mirror {
         caller: Caller,
     ) -> Result<(Arc<Listing>, bool), MirrorError> {
         if !self.shared.listing_fetches.is_under_way(key) {
-            self.turn(place, caller).await?;
+            self.turn(place, Matter::Documents, caller).await?;
         }
         let work = || {
             let (mirror, place, key) = (self.clone(), place.clone(), key.clone());
-            async move { mirror.fetch_listing(&place, &key, target).await }
+            async move { mirror.fetch_listing(&place, &key, target, caller).await }
         };
         let (result, joined) = self.shared.listing_fetches.run(key.clone(), work).await;
         let result = result.unwrap_or_else(|| Err(MirrorError::abandoned()));
@@ -195,11 +195,11 @@ impl Mirror {
         Some(listing)
     }
 
-    async fn fetch_listing(&self, place: &Place, key: &Key, target: Target) -> Result<Arc<Listing>, MirrorError> {
+    async fn fetch_listing(&self, place: &Place, key: &Key, target: Target, caller: Caller) -> Result<Arc<Listing>, MirrorError> {
         let checked_at = self.shared.clock.unix_millis();
         let what = target.what();
         let is_index = matches!(target, Target::Referrers { .. });
-        let question = Question { repository: place.repository.clone(), target, method: Method::Get };
+        let question = Question { repository: place.repository.clone(), target, method: Method::Get, caller };
         let absent = |error| {
             let error = MirrorError::from_upstream(error, what);
             if matches!(error, MirrorError::Unknown(_)) {

@@ -10,7 +10,7 @@ use super::{CacheOutcome, Caller, ContentKey, Document, Lookup, Mirror, MirrorEr
 use crate::fill::FillError;
 use crate::oci::{Digest, MANIFEST_MAX_BYTES, Manifest, MediaType, Reference};
 use crate::store::{Kind, StoreError};
-use crate::upstream::{Answer, Body, Head, Method, Question, Target, UpstreamError};
+use crate::upstream::{Answer, Body, Head, Matter, Method, Question, Target, UpstreamError};
 use crate::util::blocking;
 
 /// Whether the bytes are wanted (GET) or what is known of them (HEAD).
@@ -167,13 +167,13 @@ impl Mirror {
     ) -> Result<(Arc<Document>, CacheOutcome), MirrorError> {
         let key = ContentKey::new(place, Kind::Manifest, digest);
         if !self.shared.fetches.is_under_way(&key) {
-            self.turn(place, caller).await?;
+            self.turn(place, Matter::Documents, caller).await?;
         }
         let work = || {
             let (mirror, place, key) = (self.clone(), place.clone(), key.clone());
             async move {
                 let reference = Reference::Digest(key.digest);
-                mirror.get_document(&place, reference).await.map_err(|error| match error {
+                mirror.get_document(&place, reference, caller).await.map_err(|error| match error {
                     Failure::Upstream(error) => mirror.note_absence(&key, error),
                     Failure::Mirror(error) => error,
                 })
@@ -189,9 +189,14 @@ impl Mirror {
     }
 
     /// Fetches a manifest from the upstream, verifies it and keeps it.
-    pub(super) async fn get_document(&self, place: &Place, reference: Reference) -> Result<Arc<Document>, Failure> {
+    pub(super) async fn get_document(
+        &self,
+        place: &Place,
+        reference: Reference,
+        caller: Caller,
+    ) -> Result<Arc<Document>, Failure> {
         let target = Target::Manifest(reference.clone());
-        let question = Question { repository: place.repository.clone(), target, method: Method::Get };
+        let question = Question { repository: place.repository.clone(), target, method: Method::Get, caller };
         let Answer { head, body } = self.ask(place, question).await?;
         let bytes = self.collect(body, &head, MANIFEST_MAX_BYTES).await?;
         let media_type = head.content_type.ok_or_else(|| MirrorError::Unacceptable("no Content-Type".to_owned()))?;
@@ -205,7 +210,7 @@ impl Mirror {
         };
         let actual = Digest::of(expected.algorithm(), &bytes);
         if actual != expected {
-            self.shared.fills.reject(&place.source(), &FillError::WrongDigest { actual });
+            self.shared.fills.reject(&place.source(caller), &FillError::WrongDigest { actual });
             return Err(MirrorError::Unacceptable(format!("its bytes hash to {actual}, not to {expected}")).into());
         }
         let content = Manifest::inspect(&bytes, &media_type).map_err(MirrorError::from)?;

@@ -15,7 +15,7 @@ use super::{
 use crate::config::{Failure, TagPolicy};
 use crate::oci::{Manifest, Reference, Tag};
 use crate::store::{Kind, TagRecord};
-use crate::upstream::{Head, Method, Phase, Question, Target, UpstreamError};
+use crate::upstream::{Head, Matter, Method, Phase, Question, Target, UpstreamError};
 
 /// How deep indexes may be nested in each other.
 const INDEX_DEPTH: usize = 3;
@@ -187,11 +187,11 @@ impl Mirror {
     /// Asks the upstream what the tag points to; all who wait share the question.
     async fn resolve(&self, place: &Place, key: &TagKey, caller: Caller) -> Result<(TagRecord, CacheOutcome), MirrorError> {
         if !self.shared.resolutions.is_under_way(key) {
-            self.turn(place, caller).await?;
+            self.turn(place, Matter::Documents, caller).await?;
         }
         let work = || {
             let (mirror, place, key) = (self.clone(), place.clone(), key.clone());
-            async move { mirror.resolve_now(&place, &key).await }
+            async move { mirror.resolve_now(&place, &key, caller).await }
         };
         let (result, joined) = self.shared.resolutions.run(key.clone(), work).await;
         let result = result.unwrap_or_else(|| Err(MirrorError::abandoned()));
@@ -202,14 +202,14 @@ impl Mirror {
         Ok((record, CacheOutcome::Revalidated))
     }
 
-    async fn resolve_now(&self, place: &Place, key: &TagKey) -> Result<TagRecord, MirrorError> {
+    async fn resolve_now(&self, place: &Place, key: &TagKey, caller: Caller) -> Result<TagRecord, MirrorError> {
         // Where something can be served instead, it is not worth much waiting.
         let retries = if self.last_seen(key).await.is_some() { 1 } else { RETRIES };
         // Taken before the question: what the upstream says is no younger than that.
         let checked_at = self.shared.clock.unix_millis();
         let reference = Reference::Tag(key.tag.clone());
-        let question =
-            Question { repository: place.repository.clone(), target: Target::Manifest(reference.clone()), method: Method::Head };
+        let target = Target::Manifest(reference.clone());
+        let question = Question { repository: place.repository.clone(), target, method: Method::Head, caller };
         let head = match self.ask_again(place, question, retries).await {
             Ok(answer) => answer.head,
             // It does not know HEAD, and so tells as little as a HEAD without a digest.
@@ -225,7 +225,7 @@ impl Mirror {
                 if let Some(saving) = self.saving(place, key).await {
                     return Err(MirrorError::Upstream(saving));
                 }
-                match self.get_document(place, reference).await {
+                match self.get_document(place, reference, caller).await {
                     Ok(document) => document.record(checked_at),
                     Err(manifests::Failure::Upstream(error)) => return Err(self.tag_failed(key, error).await),
                     Err(manifests::Failure::Mirror(error)) => return Err(error),

@@ -79,6 +79,7 @@ fn is_outage(error: &MirrorError) -> bool {
         | UpstreamError::RangeNotSatisfiable
         | UpstreamError::Refused(_)
         | UpstreamError::Suspended { .. }
-        | UpstreamError::Saving { .. } => false,
+        | UpstreamError::Saving { .. }
+        | UpstreamError::ShareSpent { .. } => false,
     }
 }

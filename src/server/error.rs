@@ -148,7 +148,7 @@ fn of_upstream(error: &UpstreamError) -> (StatusCode, ErrorCode) {
         UpstreamError::NotFound | UpstreamError::Offline => (StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown),
         UpstreamError::Denied { .. } => (StatusCode::FORBIDDEN, ErrorCode::Denied),
         // Never 429: containerd would ask five times more for every object, and Podman sleep.
-        UpstreamError::RateLimited { .. } | UpstreamError::Saving { .. } => {
+        UpstreamError::RateLimited { .. } | UpstreamError::Saving { .. } | UpstreamError::ShareSpent { .. } => {
             (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TooManyRequests)
         }
         // It is Larder that is too busy: it will not be for long.

@@ -67,6 +67,13 @@ pub enum UpstreamError {
     /// What is left of its limit on pulls is for those who have nothing cached to go by. Nothing was asked.
     #[error("only {remaining} pulls are left of the upstream's limit, and they are saved for what is not cached")]
     Saving { remaining: u64 },
+    /// The client on whose behalf it would be has had its share of the limit on pulls. Nothing was asked.
+    #[error("this client has had its share of the upstream's limit on pulls; the {remaining} that are left are for others")]
+    ShareSpent {
+        remaining: u64,
+        /// Until when it has no other.
+        retry_after: Duration,
+    },
 }
 
 /// What was being waited for when time ran out.
@@ -155,7 +162,8 @@ impl UpstreamError {
             | Self::Refused(_)
             | Self::Offline
             | Self::Suspended { .. }
-            | Self::Saving { .. } => false,
+            | Self::Saving { .. }
+            | Self::ShareSpent { .. } => false,
         }
     }
 
@@ -171,7 +179,7 @@ impl UpstreamError {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::RateLimited { retry_after, .. } => *retry_after,
-            Self::Suspended { retry_after, .. } => Some(*retry_after),
+            Self::Suspended { retry_after, .. } | Self::ShareSpent { retry_after, .. } => Some(*retry_after),
             Self::Timeout { phase: Phase::Queue } => Some(QUEUE_PAUSE),
             _ => None,
         }
@@ -191,7 +199,8 @@ impl UpstreamError {
             | Self::Refused(_)
             | Self::Offline
             | Self::Suspended { .. }
-            | Self::Saving { .. } => None,
+            | Self::Saving { .. }
+            | Self::ShareSpent { .. } => None,
         }
     }
 }

@@ -88,7 +88,7 @@ impl Origin for Registry {
 
 impl Inner {
     async fn answer(&self, question: &Question) -> Result<Answer, UpstreamError> {
-        let Question { repository, target, method } = question;
+        let Question { repository, target, method, .. } = question;
         let mut form = Form::from(*method);
         let mut authorization = self.auth.first(repository, target).await?;
         let (mut challenged, mut asked_again) = (false, false);

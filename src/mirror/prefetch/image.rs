@@ -12,7 +12,7 @@ use crate::fill::{FillError, Joined};
 use crate::mirror::{Caller, ContentKey, ManifestAnswer, Mirror, Place};
 use crate::oci::{Descriptor, Digest, Manifest};
 use crate::store::Kind;
-use crate::upstream::UpstreamError;
+use crate::upstream::{Matter, UpstreamError};
 
 /// Of how many blobs of an image it is looked whether they are here. Clients give up on far fewer layers.
 const BLOBS_OF_AN_IMAGE: usize = 256;
@@ -107,7 +107,7 @@ impl Mirror {
         let key = ContentKey::new(place, Kind::Blob, &blob.digest);
         self.not_known_missing(&key).map_err(Stopped::Manifest)?;
         let room = prefetch.promised.promise(blob.size, || self.shared.store.stats()).ok_or(Stopped::NoRoom)?;
-        let filled = match self.shared.fills.fill(blob.digest, &place.source(), Some(blob.size)) {
+        let filled = match self.shared.fills.fill(blob.digest, &place.source(Caller::Larder), Some(blob.size)) {
             Joined::InFlight(_) => return Ok(()),
             Joined::Broken(error) => Err(error),
             Joined::Began(fill) => match fill.opened().await {
@@ -137,7 +137,7 @@ impl Mirror {
     /// Whether there is a reason not to ask the upstream for what nobody waits for.
     fn may_ask(&self, prefetch: &Prefetch, place: &Place) -> Result<(), Stopped> {
         let upstream = &place.upstream.name;
-        if let Some(cause) = place.upstream.origin.refusal() {
+        if let Some(cause) = place.upstream.origin.refusal(Matter::Documents) {
             return Err(Stopped::Trouble(cause));
         }
         if self.is_slow(upstream) {

@@ -93,7 +93,8 @@ impl Verdict {
             | UpstreamError::Refused(_)
             | UpstreamError::Offline
             | UpstreamError::Suspended { .. }
-            | UpstreamError::Saving { .. } => Self::Nothing,
+            | UpstreamError::Saving { .. }
+            | UpstreamError::ShareSpent { .. } => Self::Nothing,
         }
     }
 

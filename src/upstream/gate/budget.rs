@@ -1,11 +1,14 @@
-//! What an endpoint allows: how many pulls it has said are left, and until when it has asked not to be asked. It keeps what it is
+//! What an endpoint allows: how many pulls it has said are left, and for whom, and until when it has asked not to be asked. It keeps what it is
 //! told for as long as that holds, and never asks.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::shares::{Left, Shares};
 use crate::config::Reserve;
+use crate::upstream::Caller;
+use crate::upstream::error::UpstreamError;
 use crate::upstream::rate_limit::RateLimit;
 
 /// For how long what was said of the limit is believed, where its window was not told.
@@ -22,6 +25,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
 pub(super) struct Budget {
     told: Option<(Instant, RateLimit)>,
     limited_until: Option<Instant>,
+    shares: Shares,
 }
 
 impl Budget {
@@ -48,6 +52,24 @@ impl Budget {
     pub(super) fn told(&self, now: Instant) -> Option<&RateLimit> {
         let (told, limit) = self.told.as_ref()?;
         (now - *told < limit.window.unwrap_or(USUAL_WINDOW)).then_some(limit)
+    }
+
+    /// Begins a pull on behalf of `caller`.
+    ///
+    /// # Errors
+    /// [`UpstreamError::ShareSpent`].
+    pub(super) fn begin_pull(&mut self, caller: Caller, now: Instant) -> Result<(), UpstreamError> {
+        let told = self.told(now).map(|limit| (limit.remaining, limit.window.unwrap_or(USUAL_WINDOW)));
+        let left = told.map(|(pulls, window)| Left { pulls, window });
+        self.shares.begin(caller, left, now).map_err(|retry_after| {
+            let remaining = told.map_or(0, |(remaining, _)| remaining);
+            UpstreamError::ShareSpent { remaining, retry_after }
+        })
+    }
+
+    /// Ends a pull that has begun.
+    pub(super) fn end_pull(&mut self, caller: Caller, has_pulled: bool) {
+        self.shares.end(caller, has_pulled);
     }
 
     /// How many pulls are left, if these are to be saved.

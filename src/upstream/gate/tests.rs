@@ -290,6 +290,44 @@ async fn questions_queue_in_their_order_and_not_for_longer_than_their_deadline()
     assert_eq!(origins.unasked(), [Unasked::Queue]);
 }
 
+/// A hundred questions at five a second: most are refused, all of them by us, and nothing is held against the upstream.
+#[tokio::test(start_paused = true)]
+async fn our_own_limits_are_none_of_the_upstreams_failures() {
+    for replies in [vec![Reply::Answer], vec![Reply::Answer, Reply::Answer]] {
+        let origins = Origins::of(replies);
+        let gate = origins.gate(|config| {
+            config.rate = Arc::new(Rate::new(5.try_into().unwrap()));
+            config.queue_timeout = Duration::from_secs(8);
+        });
+        // Who asks waits for little longer than the queue takes.
+        let questions = (0..100).map(|_| timeout(Duration::from_secs(10), gate.ask(manifest("x/y"))));
+        let results = futures::future::join_all(questions).await;
+        let answered = results.iter().filter(|result| matches!(result, Ok(Ok(_)))).count();
+        let busy = UpstreamError::Timeout { phase: Phase::Queue };
+        let refused = results.iter().filter(|result| matches!(result, Ok(Err(error)) if *error == busy)).count();
+        assert!((45..=55).contains(&answered) && answered + refused == 100, "{answered} and {refused}");
+        assert!(origins.endpoints_asked().iter().all(|endpoint| *endpoint == 0) && !gate.standing().is_open());
+        assert_eq!(busy.retry_after(), Some(Duration::from_secs(1)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_client_does_not_spend_what_is_left_for_all() {
+    let client = |number: u8| Caller::Client([10, 0, 0, number].into());
+    let origins = Origins::new([Reply::Told(RateLimit { remaining: 3, ..LIMIT })]);
+    let gate = origins.gate(|_| {});
+    let ask = |caller, method| gate.ask(Question { caller, method, ..manifest("x/y") });
+    assert!(ask(client(1), Method::Get).await.is_ok() && ask(client(2), Method::Get).await.is_ok());
+    assert!(ask(client(1), Method::Get).await.is_ok() && ask(client(1), Method::Get).await.is_ok());
+    let refused = ask(client(1), Method::Get).await.map(drop);
+    assert_eq!(refused, Err(UpstreamError::ShareSpent { remaining: 3, retry_after: Duration::from_secs(600) }));
+    assert_eq!(origins.unasked(), [Unasked::Share]);
+    assert!(ask(client(1), Method::Head).await.is_ok(), "that is not counted");
+    assert!(ask(client(2), Method::Get).await.is_ok() && ask(Caller::Larder, Method::Get).await.is_ok());
+    sleep(Duration::from_secs(600)).await;
+    assert!(ask(client(1), Method::Get).await.is_ok());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_body_that_nobody_reads_holds_no_place() {
     let origins = Origins::new([Reply::Answer]);
@@ -343,7 +381,7 @@ async fn blobs_may_be_out_of_reach_while_manifests_are_not_and_not_the_other_way
     origins.set(0, Reply::Answer);
     assert_eq!(script::ask(&gate).await, Ok(()));
     assert!(is_suspended_by(&gate.ask(blob(b"2")).await.map(drop), &refused()) && gate.standing().is_open());
-    assert!(gate.refusal().is_none() && gate.standing().endpoints[0].state == EndpointState::Answers);
+    assert!(gate.refusal(Matter::Documents).is_none() && gate.standing().endpoints[0].state == EndpointState::Answers);
     sleep(Duration::from_secs(1)).await;
     assert!(gate.ask(blob(b"2")).await.is_ok() && !gate.standing().is_open());
 
