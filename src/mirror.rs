@@ -10,6 +10,7 @@ mod listings;
 mod manifests;
 mod outcome;
 mod prefetch;
+mod retries;
 mod routing;
 mod slow;
 mod tags;
@@ -30,6 +31,7 @@ use crate::util::{Clock, Remembered, SingleFlight};
 
 use callers::Callers;
 use prefetch::Prefetch;
+use retries::Retries;
 
 pub use crate::upstream::Caller;
 pub use blobs::{BlobAnswer, BlobHead};
@@ -82,6 +84,7 @@ struct Shared {
     /// What upstreams have said they have not.
     missing: moka::sync::Cache<MissingKey, ()>,
     slow: Remembered<UpstreamName, ()>,
+    retries: Retries,
     callers: Callers,
     /// What was noted a moment ago as asked for in vain.
     wanted: Remembered<wanted::Key, ()>,
@@ -144,6 +147,7 @@ impl Mirror {
             fills,
             clock,
             slow: Remembered::new(slow::REMEMBERED, slow::UPSTREAMS),
+            retries: Retries::default(),
             callers: Callers::new(timing.misses_per_client, timing.patience),
             wanted: Remembered::new(wanted::PAUSE, wanted::REMEMBERED),
             wanted_pace: wanted::note_pace(),

@@ -12,6 +12,7 @@ mod connect;
 mod error;
 mod gate;
 mod grant;
+mod proven;
 mod rate;
 mod rate_limit;
 mod realm;
@@ -56,6 +57,11 @@ pub trait Origin: Send + Sync + 'static {
 
     /// Why no pull should be spent on what can be served from the cache as it is: [`UpstreamError::Saving`], or nothing.
     fn saving(&self) -> Option<UpstreamError> {
+        None
+    }
+
+    /// How many pulls may be spent before [`Origin::saving`] speaks against it; `None` while no limit is known.
+    fn unreserved(&self) -> Option<u64> {
         None
     }
 

@@ -2,6 +2,7 @@
 //! what has arrived, and verifies and commits the content when all of it is there.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,13 +16,14 @@ use super::Fills;
 use super::error::FillError;
 use super::flight::Fill;
 use super::lane::{Ended, Lane, Site};
-use super::link::{OpenLane, Trial};
+use super::link::{Link, OpenLane, Trial};
 use super::origin::{self, Asking, Opened};
+use super::places::Place;
 use super::plan::{Allowance, LaneId, Opening};
 use super::prefix::Prefix;
 use super::tempo::{INTERVAL, INTERVALS_PER_SECOND, Sample, Tempo};
 use crate::store::StoreError;
-use crate::upstream::UpstreamError;
+use crate::upstream::{Matter, UpstreamError};
 use crate::util::{blocking, jitter};
 
 /// How many more times the upstream is asked after it failed, without [`PROGRESS`] between the failures.
@@ -36,6 +38,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// How long an upstream is waited for that limits the rate, once, before the first byte; or that is left alone for a moment because it
 /// has failed this very content.
 const SHORT_WAIT: Duration = Duration::from_secs(5);
+
+/// How often who waits for a place looks whether it does so in vain.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// For how long an upstream is left alone at the most that has only begun to answer with errors.
 const FLAPPING: Duration = Duration::from_secs(1);
@@ -82,7 +87,7 @@ async fn run(fills: &Fills, fill: &Fill, expected_size: Option<u64>) -> Result<(
     }
     // Who waits here for longer than a client does is fetched all the same, for the next one.
     let link = fills.link_to(fill.source());
-    let _place = link.places().take().await;
+    let _place = place(&link, fill).await?;
     let resumed = fills.store().resume(*fill.digest(), expected_size).await;
     let mut size = expected_size;
     if let Some((_, map)) = &resumed {
@@ -145,6 +150,26 @@ async fn run(fills: &Fills, fill: &Fill, expected_size: Option<u64>) -> Result<(
                 None => ingest.discard().await,
             }
             Err(error)
+        }
+    }
+}
+
+/// A place among the contents that are fetched at once; or why nobody will be asked for it, as soon as that is so: others may have
+/// all places for long in just that case.
+async fn place(link: &Link, fill: &Fill) -> Result<Place, FillError> {
+    let mut taking = pin!(link.places().take());
+    if let Some(place) = taking.as_mut().now_or_never() {
+        return Ok(place);
+    }
+    loop {
+        match fill.source().origin.refusal(Matter::Blobs) {
+            Some(error) if !is_worth_a_moment(&error) => return Err(error.into()),
+            _ => {}
+        }
+        tokio::select! {
+            biased;
+            place = &mut taking => return Ok(place),
+            () = tokio::time::sleep(LOOK_AGAIN) => {}
         }
     }
 }
@@ -488,6 +513,14 @@ impl Tries {
 fn is_flapping(error: &UpstreamError) -> bool {
     let UpstreamError::Suspended { cause, retry_after } = error else { return false };
     matches!(**cause, UpstreamError::Status { .. } | UpstreamError::NoAnswer { .. }) && *retry_after <= FLAPPING
+}
+
+/// Whether who is refused for this waits for its end.
+fn is_worth_a_moment(error: &UpstreamError) -> bool {
+    match error {
+        UpstreamError::RateLimited { retry_after, .. } => retry_after.is_none_or(|after| after <= SHORT_WAIT),
+        error => is_flapping(error),
+    }
 }
 
 /// Whether the upstream is left alone for no longer than one waits for it.

@@ -166,11 +166,15 @@ impl Mirror {
 
     /// [`Mirror::ask`], with so many further tries.
     pub(super) async fn ask_again(&self, place: &Place, question: Question, retries: u32) -> Result<Answer, UpstreamError> {
+        let (upstream, tries) = (&place.upstream.name, &self.shared.retries);
+        tries.note_question(upstream);
         let result = self.in_time(async {
             let mut pause = PAUSE;
             for _ in 0..retries {
                 match place.upstream.origin.ask(question.clone()).await {
-                    Err(error) if error.is_transient() && !matches!(error, UpstreamError::Timeout { .. }) => {
+                    Err(error)
+                        if error.is_transient() && !matches!(error, UpstreamError::Timeout { .. }) && tries.take(upstream) =>
+                    {
                         tokio::time::sleep(jitter(pause)).await;
                         pause *= 2;
                     }

@@ -75,6 +75,7 @@ impl MirrorError {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Upstream(error) | Self::Incomplete(error) => error.retry_after(),
+            Self::Broken(FillError::Upstream(error)) => error.retry_after(),
             Self::Throttled { waited } => Some(*waited),
             _ => None,
         }

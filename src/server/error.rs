@@ -39,7 +39,8 @@ impl ApiError {
     /// The answer was not ready within the deadline.
     pub(super) fn deadline(deadline: Duration) -> Self {
         let message = format!("there was no answer within {} s", deadline.as_secs_f64());
-        Self::new(StatusCode::GATEWAY_TIMEOUT, ErrorCode::Unavailable, message)
+        let cache_status = Some("larder; fwd=miss".to_owned());
+        Self { cache_status, ..Self::new(StatusCode::GATEWAY_TIMEOUT, ErrorCode::Unavailable, message) }
     }
 
     /// The bytes of the answer: `{"errors":[{"code","message"}]}` (distribution-spec, "Error codes").

@@ -68,6 +68,10 @@ impl Origin for WatchedGate {
         self.gate.saving()
     }
 
+    fn unreserved(&self) -> Option<u64> {
+        self.gate.unreserved()
+    }
+
     fn rate_limit(&self) -> Option<RateLimit> {
         self.gate.rate_limit()
     }

@@ -109,6 +109,10 @@ impl Origin for Gate {
         Some(UpstreamError::Saving { remaining })
     }
 
+    fn unreserved(&self) -> Option<u64> {
+        self.0.next()?.unreserved(self.0.config.reserve)
+    }
+
     fn rate_limit(&self) -> Option<RateLimit> {
         self.0.next()?.rate_limit()
     }

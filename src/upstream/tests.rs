@@ -1,5 +1,6 @@
 //! The layer as a whole, against servers on loopback that behave as registries, token servers and CDNs do at their worst.
 
+mod addresses;
 mod answers;
 mod auth;
 mod realms;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use moka::sync::Cache;
 use reqwest::Method;
-use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue};
 use serde::Deserialize;
 use tokio::time::{Instant, timeout};
 
@@ -155,7 +155,7 @@ impl Tokens {
         match response.status().as_u16() {
             200 => {}
             429 => {
-                let retry_after = retry_after(response.headers().get(RETRY_AFTER));
+                let retry_after = retry_after(response.headers());
                 return Err(UpstreamError::RateLimited { retry_after, by: Party::TokenServer });
             }
             status @ (408 | 500..) => return Err(UpstreamError::Status { status, by: Party::TokenServer }),

@@ -17,7 +17,7 @@ use super::error::{BuildError, Phase, Refusal, UpstreamError};
 use super::rate::Rate;
 use super::rate_limit::RateLimit;
 use super::redirect::{Hop, Reach};
-use super::resolve::Unresolved;
+use super::resolve::{Resolver, Unresolved};
 use super::settings::RegistryConfig;
 use super::{Observer, Outcome};
 use crate::oci::UpstreamName;
@@ -48,13 +48,18 @@ pub(super) struct Request<'a> {
 }
 
 impl Wire {
-    pub(super) fn new(config: &RegistryConfig, proxies: Proxies, observer: Arc<dyn Observer>) -> Result<Self, BuildError> {
+    pub(super) fn new(
+        config: &RegistryConfig,
+        proxies: Proxies,
+        resolver: Resolver,
+        observer: Arc<dyn Observer>,
+    ) -> Result<Self, BuildError> {
         Ok(Self {
             upstream: config.name.clone(),
             observer,
             stall_timeout: config.stall_timeout,
             headers_timeout: config.headers_timeout,
-            clients: Clients::new(config, proxies)?,
+            clients: Clients::new(config, proxies, resolver)?,
             rate: Arc::clone(&config.rate),
         })
     }

@@ -9,6 +9,7 @@ mod auth;
 mod bodies;
 mod breaker;
 mod disk;
+mod fairness;
 mod freshness;
 mod head;
 mod hostile_clients;

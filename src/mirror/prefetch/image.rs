@@ -146,7 +146,10 @@ impl Mirror {
         if let Some(error) = prefetch.failures.get(upstream) {
             return Err(Stopped::FailedBefore(error));
         }
-        if place.upstream.origin.rate_limit().is_some_and(|limit| is_near(&limit)) {
+        let origin = &place.upstream.origin;
+        if let (Some(limit), Some(unreserved)) = (origin.rate_limit(), origin.unreserved())
+            && is_near(&limit, unreserved)
+        {
             return Err(Stopped::LimitNear);
         }
         if !self.shared.fills.has_places_to_spare(upstream) {

@@ -75,11 +75,22 @@ impl Budget {
     /// How many pulls are left, if these are to be saved.
     pub(super) fn saved(&self, reserve: Reserve, now: Instant) -> Option<u64> {
         let limit = self.told(now)?;
-        let reserve = match reserve {
-            Reserve::Pulls(pulls) => pulls,
-            Reserve::Share(percent) => share(limit.limit?, percent),
-        };
+        let reserve = reserved(limit, reserve)?;
         (reserve > 0 && limit.remaining <= reserve).then_some(limit.remaining)
+    }
+
+    /// How many pulls are left besides those that are to be saved.
+    pub(super) fn unreserved(&self, reserve: Reserve, now: Instant) -> Option<u64> {
+        let limit = self.told(now)?;
+        Some(limit.remaining.saturating_sub(reserved(limit, reserve).unwrap_or(0)))
+    }
+}
+
+/// How many pulls are to be saved, if that can be told.
+fn reserved(limit: &RateLimit, reserve: Reserve) -> Option<u64> {
+    match reserve {
+        Reserve::Pulls(pulls) => Some(pulls),
+        Reserve::Share(percent) => Some(share(limit.limit?, percent)),
     }
 }
 
@@ -120,6 +131,8 @@ mod tests {
             let remaining = told.remaining;
             budget.note(told.clone(), now);
             assert_eq!(budget.saved(reserve, now), is_saved.then_some(remaining), "{told:?}, {reserve:?}");
+            let unreserved = budget.unreserved(reserve, now).unwrap();
+            assert!(unreserved <= remaining && (!is_saved || unreserved == 0), "{told:?}, {reserve:?}");
         }
     }
 

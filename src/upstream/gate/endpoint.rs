@@ -140,6 +140,11 @@ impl Endpoint {
         self.lock().budget.saved(reserve, Instant::now())
     }
 
+    /// How many pulls are left besides those that are to be saved.
+    pub(super) fn unreserved(&self, reserve: Reserve) -> Option<u64> {
+        self.lock().budget.unreserved(reserve, Instant::now())
+    }
+
     pub(super) fn standing(&self) -> EndpointStanding {
         let state = self.lock();
         let now = Instant::now();

@@ -46,12 +46,13 @@ impl Shares {
         if caller == Caller::Larder {
             return Ok(());
         }
-        if let Some(left) = left {
+        // Where nothing is left, the upstream says so itself, and until when.
+        if let Some(left) = left.filter(|left| left.pulls > 0) {
             self.spent.retain(|_, spent| now - spent.since < left.window);
             if let Some(own) = self.spent.get(&caller) {
                 let rest = left.pulls.saturating_sub(self.under_way);
                 let is_alone = self.spent.len() == 1;
-                if own.pulls > 0 && own.pulls >= rest.saturating_mul(if is_alone { ALONE } else { 1 }) {
+                if own.pulls > rest.saturating_mul(if is_alone { ALONE } else { 1 }) {
                     return Err(left.window.saturating_sub(now - own.since));
                 }
             }
@@ -127,11 +128,16 @@ mod tests {
         let mut case = Case::new(100);
         assert!(case.begin(client(9)).is_ok());
         case.shares.end(client(9), true);
-        assert_eq!(case.pull_all(client(1)), 50);
+        assert_eq!(case.pull_all(client(1)), 51);
         assert_eq!(case.begin(client(1)), Err(WINDOW));
         assert_eq!((case.pull_all(client(2)), case.pull_all(client(3))), (25, 13));
-        assert_eq!(case.pull_all(Caller::Larder), 12, "it has other bounds");
         assert!(case.begin(client(4)).is_ok(), "who has had nothing is not refused by us");
+        case.shares.end(client(4), false);
+        assert_eq!(case.pull_all(Caller::Larder), 11, "it has other bounds");
+        assert!(case.begin(client(1)).is_ok(), "that nothing is left is for the upstream to say");
+        case.shares.end(client(1), true);
+        case.left = 1;
+        assert!(case.begin(client(1)).is_err());
         case.now += WINDOW;
         case.left = 100;
         assert!(case.begin(client(1)).is_ok());
@@ -140,7 +146,7 @@ mod tests {
     #[test]
     fn who_is_alone_leaves_a_tenth_for_who_comes_later() {
         let mut case = Case::new(100);
-        assert_eq!(case.pull_all(client(1)), 90);
+        assert_eq!(case.pull_all(client(1)), 91);
         assert_eq!(case.pull_all(client(2)), 5);
     }
 

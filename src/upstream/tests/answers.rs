@@ -98,7 +98,8 @@ async fn statuses_become_errors_that_say_what_they_are() {
         (304, "", UpstreamError::status(304), false),
         (429, "17", limited(17), false),
         (429, "99999999999", limited(86_400), false),
-        (429, "Thu, 01 Jan 1970 00:00:00 GMT", limited(0), false),
+        (429, "0", limited(1), false),
+        (429, "Thu, 01 Jan 1970 00:00:00 GMT", UpstreamError::RateLimited { retry_after: None, by: Party::Registry }, false),
         (429, "880µs, allowed: 44000/minute", UpstreamError::RateLimited { retry_after: None, by: Party::Registry }, false),
         (429, "", UpstreamError::RateLimited { retry_after: None, by: Party::Registry }, false),
     ] {
@@ -111,6 +112,32 @@ async fn statuses_become_errors_that_say_what_they_are() {
     let error = fetch_error(&registry(config(&server.url())), manifest("a/b")).await;
     let UpstreamError::RateLimited { retry_after: Some(after), by: Party::Registry } = error else { panic!("{error}") };
     assert!((3500..=3600).contains(&after.as_secs()), "{after:?}");
+}
+
+/// Fault 37: the clock of this machine, or of the registry, is wrong.
+#[tokio::test]
+async fn a_date_to_come_again_counts_from_the_answers_own() {
+    const MONTH: u64 = 30 * 86_400;
+    let at = |seconds: u64| httpdate::fmt_http_date(std::time::UNIX_EPOCH + Duration::from_secs(seconds));
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    for (date, until, expected) in [
+        (Some(now + MONTH), now + MONTH + 90, Some(90)),
+        (Some(now - MONTH), now - MONTH + 90, Some(90)),
+        (Some(now), now + MONTH, Some(86_400)),
+        (Some(now), now, None),
+        (Some(now), now - 90, None),
+        (None, now + MONTH, None),
+        (None, now - MONTH, None),
+    ] {
+        let (date, until) = (date.map(at), at(until));
+        let server = serve(move |_| {
+            let reply = Reply::new(429).header("retry-after", &until);
+            date.iter().fold(reply, |reply, date| reply.header("date", date))
+        });
+        let error = fetch_error(&registry(config(&server.url())), manifest("a/b")).await;
+        let retry_after = expected.map(Duration::from_secs);
+        assert_eq!(error, UpstreamError::RateLimited { retry_after, by: Party::Registry });
+    }
 }
 
 #[tokio::test]
