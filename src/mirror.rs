@@ -12,6 +12,7 @@ mod outcome;
 mod prefetch;
 mod retries;
 mod routing;
+mod shared;
 mod slow;
 mod tags;
 mod wanted;
@@ -26,7 +27,7 @@ use crate::config::FreshnessConfig;
 use crate::fill::Fills;
 use crate::oci::{Digest, MediaType, RepositoryName, Tag, UpstreamName};
 use crate::store::{Kind, Store, TagRecord};
-use crate::upstream::{Head, Matter};
+use crate::upstream::Head;
 use crate::util::{Clock, Remembered, SingleFlight};
 
 use callers::Callers;
@@ -194,9 +195,9 @@ impl Mirror {
         &self.shared.fills
     }
 
-    /// Waits until the upstream of `place` may be asked about this matter on behalf of `caller`. What will not be asked has no turn to wait for.
-    async fn turn(&self, place: &Place, matter: Matter, caller: Caller) -> Result<(), MirrorError> {
-        match place.upstream.origin.refusal(matter) {
+    /// Waits until the upstream of `place` may be asked on behalf of `caller`. What will not be asked has no turn to wait for.
+    async fn turn(&self, place: &Place, caller: Caller) -> Result<(), MirrorError> {
+        match place.upstream.origin.refusal() {
             Some(_) => Ok(()),
             None => self.shared.callers.turn(caller).await,
         }

@@ -36,7 +36,7 @@ use crate::oci::{Digest, MediaType, Reference, RepositoryName, UpstreamName};
 
 pub use caller::Caller;
 pub use error::{BuildError, Party, Phase, Refusal, UpstreamError};
-pub use gate::{EndpointStanding, EndpointState, Gate, GateConfig, Matter, Standing, Unasked};
+pub use gate::{EndpointStanding, EndpointState, Gate, GateConfig, Standing, Unasked};
 pub use rate::Rate;
 pub use rate_limit::RateLimit;
 pub use registry::Registry;
@@ -50,9 +50,14 @@ pub trait Origin: Send + Sync + 'static {
     /// See [`UpstreamError`]: an error is always one of this upstream, and says which kind of one.
     fn ask(&self, question: Question) -> BoxFuture<'static, Result<Answer, UpstreamError>>;
 
-    /// Why a question about this matter would not be asked at the moment, if it would not: nothing is asked to find that out.
-    fn refusal(&self, _matter: Matter) -> Option<UpstreamError> {
+    /// Why a question would not be asked at the moment, if it would not: nothing is asked to find that out.
+    fn refusal(&self) -> Option<UpstreamError> {
         None
+    }
+
+    /// The same of a question about content: that may be elsewhere, and out of reach while all else is not.
+    fn content_refusal(&self) -> Option<UpstreamError> {
+        self.refusal()
     }
 
     /// Why no pull should be spent on what can be served from the cache as it is: [`UpstreamError::Saving`], or nothing.

@@ -23,7 +23,7 @@ use super::plan::{Allowance, LaneId, Opening};
 use super::prefix::Prefix;
 use super::tempo::{INTERVAL, INTERVALS_PER_SECOND, Sample, Tempo};
 use crate::store::StoreError;
-use crate::upstream::{Matter, UpstreamError};
+use crate::upstream::UpstreamError;
 use crate::util::{blocking, jitter};
 
 /// How many more times the upstream is asked after it failed, without [`PROGRESS`] between the failures.
@@ -162,7 +162,7 @@ async fn place(link: &Link, fill: &Fill) -> Result<Place, FillError> {
         return Ok(place);
     }
     loop {
-        match fill.source().origin.refusal(Matter::Blobs) {
+        match fill.source().origin.content_refusal() {
             Some(error) if !is_worth_a_moment(&error) => return Err(error.into()),
             _ => {}
         }

@@ -8,7 +8,7 @@ use futures::FutureExt;
 use super::{Caller, ContentKey, Document, Mirror, MirrorError, MissingKey, Place};
 use crate::oci::{Digest, Manifest, Reference, UpstreamName};
 use crate::store::{Kind, Link};
-use crate::upstream::{Answer, Head, Matter, Method, Phase, Question, Target, UpstreamError};
+use crate::upstream::{Answer, Head, Method, Phase, Question, Target, UpstreamError};
 use crate::util::jitter;
 
 /// How often an upstream is asked again, and the pause before the first time; it doubles.
@@ -132,11 +132,7 @@ impl Mirror {
     pub(super) async fn confirm(&self, place: &Place, key: &ContentKey, caller: Caller) -> Result<Head, MirrorError> {
         self.not_known_missing(key)?;
         if !self.shared.confirmations.is_under_way(key) {
-            let matter = match key.kind {
-                Kind::Manifest => Matter::Documents,
-                Kind::Blob => Matter::Blobs,
-            };
-            self.turn(place, matter, caller).await?;
+            self.turn(place, caller).await?;
         }
         let (result, joined) = self
             .shared

@@ -9,7 +9,6 @@ use super::{CacheOutcome, Caller, ContentKey, Lookup, Mirror, MirrorError, Place
 use crate::fill::{FillError, Joined, Readable, Shelved, Source, Through};
 use crate::oci::{Digest, Reference};
 use crate::store::{Content, Kind};
-use crate::upstream::Matter;
 
 /// How many fills that fail for reasons which are not its own a request joins before it is told so.
 const FOREIGN_FILLS: usize = 8;
@@ -107,7 +106,7 @@ impl Mirror {
     ) -> Result<BlobAnswer, MirrorError> {
         self.not_known_missing(key)?;
         if self.shared.fills.get(&key.digest).is_none() {
-            self.turn(place, Matter::Blobs, caller).await?;
+            self.turn(place, caller).await?;
         }
         let source = place.source(caller);
         for _ in 0..FOREIGN_FILLS {

@@ -71,6 +71,11 @@ impl MirrorError {
         }
     }
 
+    /// Whether the same question may be answered when another caller puts it.
+    pub(super) fn is_for_one_caller(&self) -> bool {
+        matches!(self, Self::Upstream(UpstreamError::Timeout { phase: Phase::Queue } | UpstreamError::ShareSpent { .. }))
+    }
+
     /// After how long it is worth to ask again, if the upstream told.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {

@@ -9,7 +9,7 @@ use super::manifests::Failure;
 use super::{CacheOutcome, Caller, Lookup, Mirror, MirrorError, MissingKey, Place, StaleReason};
 use crate::oci::{Digest, MediaType, RepositoryName, Tag, UpstreamName};
 use crate::store::ListingRecord;
-use crate::upstream::{Answer, Matter, Method, Question, Target, UpstreamError};
+use crate::upstream::{Answer, Method, Question, Target, UpstreamError};
 
 /// The longest query that is passed on, in bytes.
 const QUERY_MAX_BYTES: usize = 1024;
@@ -155,7 +155,7 @@ impl Mirror {
         caller: Caller,
     ) -> Result<(Arc<Listing>, bool), MirrorError> {
         if !self.shared.listing_fetches.is_under_way(key) {
-            self.turn(place, Matter::Documents, caller).await?;
+            self.turn(place, caller).await?;
         }
         let work = || {
             let (mirror, place, key) = (self.clone(), place.clone(), key.clone());

@@ -6,11 +6,12 @@ use bytes::{Bytes, BytesMut};
 use futures::{FutureExt, StreamExt};
 
 use super::access::Access;
+use super::shared::share;
 use super::{CacheOutcome, Caller, ContentKey, Document, Lookup, Mirror, MirrorError, Place};
 use crate::fill::FillError;
 use crate::oci::{Digest, MANIFEST_MAX_BYTES, Manifest, MediaType, Reference};
 use crate::store::{Kind, StoreError};
-use crate::upstream::{Answer, Body, Head, Matter, Method, Question, Target, UpstreamError};
+use crate::upstream::{Answer, Body, Head, Method, Question, Target, UpstreamError};
 use crate::util::blocking;
 
 /// Whether the bytes are wanted (GET) or what is known of them (HEAD).
@@ -167,7 +168,7 @@ impl Mirror {
     ) -> Result<(Arc<Document>, CacheOutcome), MirrorError> {
         let key = ContentKey::new(place, Kind::Manifest, digest);
         if !self.shared.fetches.is_under_way(&key) {
-            self.turn(place, Matter::Documents, caller).await?;
+            self.turn(place, caller).await?;
         }
         let work = || {
             let (mirror, place, key) = (self.clone(), place.clone(), key.clone());
@@ -179,8 +180,7 @@ impl Mirror {
                 })
             }
         };
-        let (result, joined) = self.shared.fetches.run(key.clone(), work).await;
-        let result = result.unwrap_or_else(|| Err(MirrorError::abandoned()));
+        let (result, joined) = share(&self.shared.fetches, &key, work).await;
         if !joined {
             self.note_in_vain(caller, &result);
         }

@@ -8,6 +8,7 @@ use futures::future::BoxFuture;
 use super::access::RETRIES;
 use super::freshness::Age;
 use super::manifests::{self, Want};
+use super::shared::share;
 use super::{
     CacheOutcome, Caller, ContentKey, Document, Lookup, ManifestAnswer, Mirror, MirrorError, MissingKey, Place, StaleReason,
     TagKey,
@@ -15,7 +16,7 @@ use super::{
 use crate::config::{Failure, TagPolicy};
 use crate::oci::{Manifest, Reference, Tag};
 use crate::store::{Kind, TagRecord};
-use crate::upstream::{Head, Matter, Method, Phase, Question, Target, UpstreamError};
+use crate::upstream::{Head, Method, Phase, Question, Target, UpstreamError};
 
 /// How deep indexes may be nested in each other.
 const INDEX_DEPTH: usize = 3;
@@ -187,14 +188,13 @@ impl Mirror {
     /// Asks the upstream what the tag points to; all who wait share the question.
     async fn resolve(&self, place: &Place, key: &TagKey, caller: Caller) -> Result<(TagRecord, CacheOutcome), MirrorError> {
         if !self.shared.resolutions.is_under_way(key) {
-            self.turn(place, Matter::Documents, caller).await?;
+            self.turn(place, caller).await?;
         }
         let work = || {
             let (mirror, place, key) = (self.clone(), place.clone(), key.clone());
             async move { mirror.resolve_now(&place, &key, caller).await }
         };
-        let (result, joined) = self.shared.resolutions.run(key.clone(), work).await;
-        let result = result.unwrap_or_else(|| Err(MirrorError::abandoned()));
+        let (result, joined) = share(&self.shared.resolutions, key, work).await;
         if !joined {
             self.note_in_vain(caller, &result);
         }

@@ -12,9 +12,7 @@ use super::registry::{HEADERS_TIMEOUT, Registry, SimulatedOrigin, describe};
 use super::schedule::Schedule;
 use crate::config::Reserve;
 use crate::oci::Reference;
-use crate::upstream::{
-    Answer, Gate, GateConfig, Matter, Method, Observer, Origin, Question, Rate, RateLimit, Target, UpstreamError,
-};
+use crate::upstream::{Answer, Gate, GateConfig, Method, Observer, Origin, Question, Rate, RateLimit, Target, UpstreamError};
 
 /// The gate as the mirror sees it, which asks no tag more often than it is allowed to.
 pub(super) struct WatchedGate {
@@ -60,8 +58,12 @@ impl Origin for WatchedGate {
         self.gate.ask(question)
     }
 
-    fn refusal(&self, matter: Matter) -> Option<UpstreamError> {
-        self.gate.refusal(matter)
+    fn refusal(&self) -> Option<UpstreamError> {
+        self.gate.refusal()
+    }
+
+    fn content_refusal(&self) -> Option<UpstreamError> {
+        self.gate.content_refusal()
     }
 
     fn saving(&self) -> Option<UpstreamError> {

@@ -21,14 +21,13 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use self::breaker::Verdict;
-use self::endpoint::Endpoint;
+use self::endpoint::{Endpoint, Matter};
 use self::line::{Line, Place};
 use super::error::{Phase, UpstreamError};
 use super::{Answer, Caller, Observer, Origin, Question, Rate, RateLimit};
 use crate::config::Reserve;
 use crate::oci::UpstreamName;
 
-pub use endpoint::Matter;
 pub use standing::{EndpointStanding, EndpointState, Standing, Unasked};
 
 /// What an operator says of how one upstream is asked.
@@ -99,8 +98,12 @@ impl Origin for Gate {
         async move { shared.ask(question).await }.boxed()
     }
 
-    fn refusal(&self, matter: Matter) -> Option<UpstreamError> {
-        self.0.refusal(matter)
+    fn refusal(&self) -> Option<UpstreamError> {
+        self.0.refusal(Matter::Documents)
+    }
+
+    fn content_refusal(&self) -> Option<UpstreamError> {
+        self.0.refusal(Matter::Blobs)
     }
 
     fn saving(&self) -> Option<UpstreamError> {

@@ -12,7 +12,7 @@ use crate::fill::{FillError, Joined};
 use crate::mirror::{Caller, ContentKey, ManifestAnswer, Mirror, Place};
 use crate::oci::{Descriptor, Digest, Manifest};
 use crate::store::Kind;
-use crate::upstream::{Matter, UpstreamError};
+use crate::upstream::UpstreamError;
 
 /// Of how many blobs of an image it is looked whether they are here. Clients give up on far fewer layers.
 const BLOBS_OF_AN_IMAGE: usize = 256;
@@ -137,7 +137,7 @@ impl Mirror {
     /// Whether there is a reason not to ask the upstream for what nobody waits for.
     fn may_ask(&self, prefetch: &Prefetch, place: &Place) -> Result<(), Stopped> {
         let upstream = &place.upstream.name;
-        if let Some(cause) = place.upstream.origin.refusal(Matter::Documents) {
+        if let Some(cause) = place.upstream.origin.refusal() {
             return Err(Stopped::Trouble(cause));
         }
         if self.is_slow(upstream) {

@@ -37,8 +37,7 @@ pub(super) struct Endpoint {
 
 /// What a question is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Matter {
-    /// Manifests, tags and referrers.
+pub(super) enum Matter {
     Documents,
     /// Which are found through the registry as well.
     Blobs,

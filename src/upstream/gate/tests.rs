@@ -383,7 +383,7 @@ async fn blobs_may_be_out_of_reach_while_manifests_are_not_and_not_the_other_way
     origins.set(0, Reply::Answer);
     assert_eq!(script::ask(&gate).await, Ok(()));
     assert!(is_suspended_by(&gate.ask(blob(b"2")).await.map(drop), &refused()) && gate.standing().is_open());
-    assert!(gate.refusal(Matter::Documents).is_none() && gate.standing().endpoints[0].state == EndpointState::Answers);
+    assert!(gate.refusal().is_none() && gate.standing().endpoints[0].state == EndpointState::Answers);
     sleep(Duration::from_secs(1)).await;
     assert!(gate.ask(blob(b"2")).await.is_ok() && !gate.standing().is_open());
 
