@@ -12,7 +12,7 @@ const NOISY: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 77));
 const VICTIM: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 78));
 
 /// How many requests the noisy client has open at a time.
-const AT_ONCE: usize = 400;
+const AT_ONCE: usize = 480;
 
 async fn hub_with_tags(images: &[Image]) -> Hub {
     let hub = prepare(&images[0]).start().await.unwrap();
@@ -55,20 +55,19 @@ async fn a_flood_from_one_client_does_not_hold_up_another_ones_pulls() {
     let larder = Larder::of(&hub).await;
     let start = Instant::now();
     let flood: Vec<_> = (0..AT_ONCE).map(|number| tokio::spawn(ask_for_ever(larder.address(), number))).collect();
-    while hub.requests().path_contains("/random/").count() < 100 {
+    // As many as go at once, and more: all others are in line by then.
+    while hub.requests().count() < 200 {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let mut slowest = Vec::new();
+    let mut slowest = Duration::ZERO;
     for (number, image) in images.iter().enumerate() {
-        slowest.push(pull_as_victim(&larder, &tag(number), image).await);
+        slowest = slowest.max(pull_as_victim(&larder, &tag(number), image).await);
     }
-    slowest.sort();
-    // In one line with the flood each of them would take as long as a question may wait, and be refused.
-    assert!(slowest[slowest.len() / 2] < Duration::from_secs(3), "{slowest:?}");
+    // In one line with the flood the first pull takes nine seconds, if its turn comes at all.
+    assert!(slowest < Duration::from_secs(4), "{slowest:?}");
     let (asked, seconds) = (hub.requests().count(), start.elapsed().as_secs_f64());
     // The rate is that of requests, tokens and redirects included; what was begun at once is paid for later.
     assert!((asked as f64) < 50.0 * (seconds + 1.0) + 300.0, "{asked} in {seconds} s");
-    assert!(hub.requests().path_contains("/random/").count() > 100, "the flood went on");
     flood.iter().for_each(tokio::task::JoinHandle::abort);
     let metrics = larder.metrics().await;
     assert_eq!(metrics.get("upstream_open{upstream=\"docker.io\"}"), 0.0, "a healthy upstream is not left alone");
