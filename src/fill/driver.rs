@@ -42,9 +42,6 @@ const SHORT_WAIT: Duration = Duration::from_secs(5);
 /// How often who waits for a place looks whether it does so in vain.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
-/// For how long an upstream is left alone at the most that has only begun to answer with errors.
-const FLAPPING: Duration = Duration::from_secs(1);
-
 /// A lone connection that brings less than this in [`TRICKLE_TIME`] is replaced by a new one, once in a fill.
 const TRICKLE_BYTES: u64 = 64 << 10;
 const TRICKLE_TIME: Duration = Duration::from_secs(10);
@@ -197,7 +194,7 @@ async fn open_first(
                 fills.resumed(fill);
             }
             // It is there, if not well: a moment later it may answer, and nobody has failed to try it.
-            Err(FillError::Upstream(error)) if is_flapping(&error) && begun.elapsed() < SHORT_WAIT => {
+            Err(FillError::Upstream(error)) if error.is_flapping() && begun.elapsed() < SHORT_WAIT => {
                 tokio::time::sleep(error.retry_after().unwrap_or_default().max(FIRST_PAUSE)).await;
             }
             // Who comes while it is left alone is told so at once; who has seen it fail waits for the end of that.
@@ -509,17 +506,11 @@ impl Tries {
     }
 }
 
-/// Whether the upstream is left alone for a moment because of what it answered: it has not done so for long.
-fn is_flapping(error: &UpstreamError) -> bool {
-    let UpstreamError::Suspended { cause, retry_after } = error else { return false };
-    matches!(**cause, UpstreamError::Status { .. } | UpstreamError::NoAnswer { .. }) && *retry_after <= FLAPPING
-}
-
 /// Whether who is refused for this waits for its end.
 fn is_worth_a_moment(error: &UpstreamError) -> bool {
     match error {
         UpstreamError::RateLimited { retry_after, .. } => retry_after.is_none_or(|after| after <= SHORT_WAIT),
-        error => is_flapping(error),
+        error => error.is_flapping(),
     }
 }
 

@@ -92,3 +92,20 @@ impl From<ManifestError> for MirrorError {
         Self::Unacceptable(error.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::Party;
+
+    #[test]
+    fn when_to_come_again_is_told_whatever_it_was_that_was_limited() {
+        let after = Some(Duration::from_secs(7));
+        let limited = UpstreamError::RateLimited { retry_after: after, by: Party::Registry };
+        let broken = MirrorError::Broken(FillError::Upstream(limited.clone()));
+        for error in [MirrorError::Upstream(limited.clone()), MirrorError::Incomplete(limited), broken] {
+            assert_eq!(error.retry_after(), after, "{error}");
+        }
+        assert_eq!(MirrorError::Broken(FillError::BadPart).retry_after(), None);
+    }
+}

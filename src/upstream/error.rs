@@ -7,6 +7,9 @@ use std::time::Duration;
 /// After how long it is worth to ask again when too many are asking.
 const QUEUE_PAUSE: Duration = Duration::from_secs(1);
 
+/// For how long an upstream is left alone at the most that has only begun to answer with errors.
+const FLAPPING: Duration = Duration::from_secs(1);
+
 /// Why a question has no answer, or why a body ended early. Cheap enough to clone for every waiter.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UpstreamError {
@@ -165,6 +168,12 @@ impl UpstreamError {
             | Self::Saving { .. }
             | Self::ShareSpent { .. } => false,
         }
+    }
+
+    /// Whether it is left alone for a moment because of how it answered, and has not been for long: it is there, if not well.
+    pub fn is_flapping(&self) -> bool {
+        let Self::Suspended { cause, retry_after } = self else { return false };
+        matches!(**cause, Self::Status { .. } | Self::NoAnswer { .. }) && *retry_after <= FLAPPING
     }
 
     /// How the upstream itself failed, if it was that: of what it was not asked because of an earlier failure, that failure.
