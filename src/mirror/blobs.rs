@@ -133,6 +133,10 @@ impl Mirror {
                 Err(error) if error.is_local() => return self.pass_through(&source, key, access.size(), &error).await,
                 // It ended in the moment in which we came.
                 Err(FillError::Unread) => fill.landed().await,
+                // Who began it has had its share, or too long a line: that is no answer to another client.
+                Err(FillError::Upstream(error)) if outcome == CacheOutcome::Joined && error.is_for_one_caller() => {
+                    fill.landed().await;
+                }
                 // Another repository's failure says nothing about ours.
                 Err(_) if !of_this_place => {}
                 Err(error) => {

@@ -73,7 +73,7 @@ impl MirrorError {
 
     /// Whether the same question may be answered when another caller puts it.
     pub(super) fn is_for_one_caller(&self) -> bool {
-        matches!(self, Self::Upstream(UpstreamError::Timeout { phase: Phase::Queue } | UpstreamError::ShareSpent { .. }))
+        matches!(self, Self::Upstream(error) if error.is_for_one_caller())
     }
 
     /// After how long it is worth to ask again, if the upstream told.

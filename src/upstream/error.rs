@@ -170,6 +170,11 @@ impl UpstreamError {
         }
     }
 
+    /// Whether the same question may have an answer for another caller: it was not asked for the sake of who put it.
+    pub fn is_for_one_caller(&self) -> bool {
+        matches!(self, Self::Timeout { phase: Phase::Queue } | Self::ShareSpent { .. })
+    }
+
     /// Whether it is left alone for a moment because of how it answered, and has not been for long: it is there, if not well.
     pub fn is_flapping(&self) -> bool {
         let Self::Suspended { cause, retry_after } = self else { return false };

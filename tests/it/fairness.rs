@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
+use futures::future::join_all;
 use larder_testkit::{Digest, Hub, Image, RateLimit};
 
 use crate::support::{Answer, Connection, Larder, NAME, blob, counted, image, manifest, prepare};
@@ -101,4 +102,25 @@ async fn one_client_does_not_spend_the_pulls_of_all() {
     for number in 80..90 {
         assert_eq!(get(VICTIM, number).await.status(), 200);
     }
+}
+
+/// Who joins what another client has asked for waits in that one's line at first, and is not refused with it.
+#[tokio::test]
+async fn who_joins_a_question_that_waits_too_long_has_a_turn_of_its_own() {
+    let image = image(1320, &[1_000]);
+    let (layer, config) = (image.layers()[0].digest(), manifest(&image.manifest().digest));
+    let hub = hub_with_tags(std::slice::from_ref(&image)).await;
+    let settings = "timeouts.answer = '10s'\n upstreams.'docker.io'.requests_per_second = 4";
+    let larder = Larder::with(&hub, settings).await;
+    let absent = (0..100_u32).map(|number| blob(&Digest::sha256(&number.to_le_bytes())));
+    let targets = absent.chain([blob(layer), config.clone()]);
+    let flood = join_all(targets.map(|target| larder.get_from(NOISY, target)));
+    let victim = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        tokio::join!(larder.get_from(VICTIM, blob(layer)), larder.get_from(VICTIM, &config))
+    };
+    let (flood, (layer, document)) = tokio::join!(flood, victim);
+    let refused: Vec<_> = flood.iter().rev().take(2).map(Answer::status).collect();
+    assert_eq!(refused, [503, 503], "they were the last in line");
+    assert_eq!((layer.status(), document.status()), (200, 200));
 }
