@@ -136,6 +136,11 @@ impl TimeoutsConfig {
     pub fn patience(&self) -> Duration {
         self.answer.mul_f64(0.4)
     }
+
+    /// How long a question may wait for its turn by our own limits: whoever asks it is still there to hear of it then.
+    pub fn queue(&self) -> Duration {
+        self.patience().mul_f64(0.8)
+    }
 }
 
 impl Config {

@@ -23,7 +23,7 @@ use std::time::Duration;
 use self::link::{Link, Links};
 use crate::oci::{Digest, RepositoryName, UpstreamName};
 use crate::store::Store;
-use crate::upstream::Origin;
+use crate::upstream::{Caller, Origin};
 use crate::util::Remembered;
 
 pub use error::FillError;
@@ -72,6 +72,8 @@ pub struct Source {
     pub upstream: UpstreamName,
     pub repository: RepositoryName,
     pub origin: Arc<dyn Origin>,
+    /// Who wants it first: whose share the questions come out of.
+    pub caller: Caller,
 }
 
 /// All fills in flight, by digest. Cheap to clone.

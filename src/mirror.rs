@@ -12,7 +12,9 @@ mod listings;
 mod manifests;
 mod outcome;
 mod prefetch;
+mod retries;
 mod routing;
+mod shared;
 mod slow;
 mod tags;
 mod wanted;
@@ -34,9 +36,10 @@ use crate::util::{Clock, Remembered, SingleFlight};
 use callers::Callers;
 use denials::Asked;
 use prefetch::Prefetch;
+use retries::Retries;
 
+pub use crate::upstream::Caller;
 pub use blobs::{BlobAnswer, BlobHead};
-pub use callers::Caller;
 pub use error::MirrorError;
 pub use listings::{Page, ReferrersAnswer, TagsAnswer};
 pub use manifests::{ManifestAnswer, Want};
@@ -96,6 +99,7 @@ struct Shared {
     whole: Remembered<Digest, ()>,
     /// Tags of which the log said a moment ago that they are served stale.
     told: Memory<TagKey, ()>,
+    retries: Retries,
     callers: Callers,
     /// What was noted a moment ago as asked for in vain.
     wanted: Remembered<wanted::Key, ()>,
@@ -150,6 +154,7 @@ impl Mirror {
             fills,
             clock,
             slow: Remembered::new(slow::REMEMBERED, slow::UPSTREAMS),
+            retries: Retries::default(),
             callers: Callers::new(timing.misses_per_client, timing.patience),
             wanted: Remembered::new(wanted::PAUSE, wanted::REMEMBERED),
             wanted_pace: wanted::note_pace(),

@@ -1,16 +1,19 @@
 //! One registry at the other end: it is asked one question at a time, with its credentials, tokens, redirects and limits, and
-//! gives one answer or one typed error, or is not asked at all. It never caches content, never asks an endpoint twice, and never
-//! knows who asks.
+//! gives one answer or one typed error, or is not asked at all. It never caches content, never asks an endpoint twice, and knows of
+//! who asks only that their shares are to be fair.
 
 mod address;
 mod answer;
 mod auth;
+mod caller;
 mod challenge;
 mod clients;
 mod connect;
 mod error;
 mod gate;
 mod grant;
+mod proven;
+mod rate;
 mod rate_limit;
 mod realm;
 mod redirect;
@@ -31,8 +34,10 @@ use futures::stream::BoxStream;
 
 use crate::oci::{Digest, MediaType, Reference, RepositoryName, UpstreamName};
 
+pub use caller::Caller;
 pub use error::{BuildError, Party, Phase, Refusal, UpstreamError};
 pub use gate::{EndpointStanding, EndpointState, Gate, GateConfig, Standing, Unasked};
+pub use rate::Rate;
 pub use rate_limit::RateLimit;
 pub use registry::Registry;
 pub use settings::RegistryConfig;
@@ -60,6 +65,11 @@ pub trait Origin: Send + Sync + 'static {
         None
     }
 
+    /// How many pulls may be spent before [`Origin::saving`] speaks against it; `None` while no limit is known.
+    fn unreserved(&self) -> Option<u64> {
+        None
+    }
+
     /// What the upstream last said of its limit on pulls, as long as that is believed.
     fn rate_limit(&self) -> Option<RateLimit> {
         None
@@ -72,6 +82,8 @@ pub struct Question {
     pub repository: RepositoryName,
     pub target: Target,
     pub method: Method,
+    /// Whose share it comes out of.
+    pub caller: Caller,
 }
 
 /// The thing in the repository that is asked for: the `end-` rows of the distribution specification that read.

@@ -14,7 +14,7 @@ mod single_flight;
 pub use blocking::blocking;
 pub use clock::{Clock, SystemClock};
 pub use jitter::jitter;
-pub use pace::{Pace, TooLong};
+pub use pace::{Pace, TokioClock, TooLong};
 pub use party::same_party;
 pub use remembered::Remembered;
 pub use secret::Secret;

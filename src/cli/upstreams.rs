@@ -10,7 +10,7 @@ use super::observers::UpstreamCounts;
 use crate::config::{Config, UpstreamConfig};
 use crate::mirror::{Upstream, Upstreams};
 use crate::telemetry::Metrics;
-use crate::upstream::{Gate, GateConfig, Observer, Origin, Registry, RegistryConfig};
+use crate::upstream::{Gate, GateConfig, Observer, Origin, Rate, Registry, RegistryConfig};
 
 /// The list of upstreams, and the gate of each under its name.
 pub(super) fn upstreams(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<(Upstreams, Vec<(String, Gate)>)> {
@@ -45,6 +45,7 @@ fn upstream(upstream: &UpstreamConfig, gate: Gate) -> Upstream {
 
 /// The gate before all endpoints of an upstream.
 fn gate(upstream: &UpstreamConfig, config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Gate> {
+    let rate = Arc::new(Rate::new(upstream.requests_per_second));
     let registry = RegistryConfig {
         name: upstream.name.clone(),
         url: upstream.url.clone(),
@@ -52,7 +53,7 @@ fn gate(upstream: &UpstreamConfig, config: &Config, metrics: &Arc<Metrics>) -> a
         realm: upstream.realm.clone(),
         trusted_redirects: upstream.trusted_redirects.clone(),
         ca: upstream.ca.clone().unwrap_or_default(),
-        requests_per_second: upstream.requests_per_second,
+        rate: Arc::clone(&rate),
         resolve_timeout: config.timeouts.resolve,
         connect_timeout: config.timeouts.connect,
         headers_timeout: config.timeouts.headers,
@@ -71,6 +72,8 @@ fn gate(upstream: &UpstreamConfig, config: &Config, metrics: &Arc<Metrics>) -> a
         offline: config.offline || upstream.offline,
         reserve: upstream.rate_limit_reserve,
         concurrent_requests: upstream.concurrent_requests,
+        rate,
+        queue_timeout: config.timeouts.queue(),
         // Whoever asks gives up then: that a longer time has passed in silence would never be seen.
         headers_timeout: config.timeouts.headers.min(config.timeouts.patience()),
     };

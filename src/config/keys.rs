@@ -145,7 +145,7 @@ pub const KEYS: &[Key] = &[
     key(Upstream, "realm", Text, Absent, "The one token server that is asked, whatever the registry's challenge says."),
     key(Upstream, "trusted_redirects", List, Value(""), "Origins (scheme://host[:port]) to which it may redirect though they are private or plain http."),
     key(Upstream, "requests_per_second", Number, Value("50"), "The most requests it is asked in a second."),
-    key(Upstream, "concurrent_requests", Number, Value("100"), "The most requests that wait for the beginning of its answer at a time; more wait for their turn."),
+    key(Upstream, "concurrent_requests", Number, Value("100"), "The most requests that wait for the beginning of its answer at a time, three quarters of them for one client; more wait for their turn."),
     key(Upstream, "rate_limit_reserve", Text, Value("10%"), "How much of its limit on pulls is left to what is not cached: a number of pulls, or a share of the limit; 0: nothing."),
 
     key(Tags, "fresh_for", Text, Computed, "As `freshness.tags`, for the tags that the pattern means."),

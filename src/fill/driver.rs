@@ -2,6 +2,7 @@
 //! what has arrived, and verifies and commits the content when all of it is there.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,8 +16,9 @@ use super::Fills;
 use super::error::FillError;
 use super::flight::Fill;
 use super::lane::{Ended, Lane, Site};
-use super::link::{OpenLane, Trial};
+use super::link::{Link, OpenLane, Trial};
 use super::origin::{self, Asking, Opened};
+use super::places::Place;
 use super::plan::{Allowance, LaneId, Opening};
 use super::prefix::Prefix;
 use super::tempo::{INTERVAL, INTERVALS_PER_SECOND, Sample, Tempo};
@@ -37,8 +39,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// has failed this very content.
 const SHORT_WAIT: Duration = Duration::from_secs(5);
 
-/// For how long an upstream is left alone at the most that has only begun to answer with errors.
-const FLAPPING: Duration = Duration::from_secs(1);
+/// How often who waits for a place looks whether it does so in vain.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// A lone connection that brings less than this in [`TRICKLE_TIME`] is replaced by a new one, once in a fill.
 const TRICKLE_BYTES: u64 = 64 << 10;
@@ -82,7 +84,7 @@ async fn run(fills: &Fills, fill: &Fill, expected_size: Option<u64>) -> Result<(
     }
     // Who waits here for longer than a client does is fetched all the same, for the next one.
     let link = fills.link_to(fill.source());
-    let _place = link.places().take().await;
+    let _place = place(&link, fill).await?;
     let resumed = fills.store().resume(*fill.digest(), expected_size).await;
     let mut size = expected_size;
     if let Some((_, map)) = &resumed {
@@ -149,6 +151,26 @@ async fn run(fills: &Fills, fill: &Fill, expected_size: Option<u64>) -> Result<(
     }
 }
 
+/// A place among the contents that are fetched at once; or why nobody will be asked for it, as soon as that is so: others may have
+/// all places for long in just that case.
+async fn place(link: &Link, fill: &Fill) -> Result<Place, FillError> {
+    let mut taking = pin!(link.places().take());
+    if let Some(place) = taking.as_mut().now_or_never() {
+        return Ok(place);
+    }
+    loop {
+        match fill.source().origin.content_refusal() {
+            Some(error) if !is_worth_a_moment(&error) => return Err(error.into()),
+            _ => {}
+        }
+        tokio::select! {
+            biased;
+            place = &mut taking => return Ok(place),
+            () = tokio::time::sleep(LOOK_AGAIN) => {}
+        }
+    }
+}
+
 /// Asks for the first lane's share until there is an answer or the tries are used up.
 async fn open_first(
     fills: &Fills,
@@ -172,7 +194,7 @@ async fn open_first(
                 fills.resumed(fill);
             }
             // It is there, if not well: a moment later it may answer, and nobody has failed to try it.
-            Err(FillError::Upstream(error)) if is_flapping(&error) && begun.elapsed() < SHORT_WAIT => {
+            Err(FillError::Upstream(error)) if error.is_flapping() && begun.elapsed() < SHORT_WAIT => {
                 tokio::time::sleep(error.retry_after().unwrap_or_default().max(FIRST_PAUSE)).await;
             }
             // Who comes while it is left alone is told so at once; who has seen it fail waits for the end of that.
@@ -484,10 +506,12 @@ impl Tries {
     }
 }
 
-/// Whether the upstream is left alone for a moment because of what it answered: it has not done so for long.
-fn is_flapping(error: &UpstreamError) -> bool {
-    let UpstreamError::Suspended { cause, retry_after } = error else { return false };
-    matches!(**cause, UpstreamError::Status { .. }) && *retry_after <= FLAPPING
+/// Whether who is refused for this waits for its end.
+fn is_worth_a_moment(error: &UpstreamError) -> bool {
+    match error {
+        UpstreamError::RateLimited { retry_after, .. } => retry_after.is_none_or(|after| after <= SHORT_WAIT),
+        error => error.is_flapping(),
+    }
 }
 
 /// Whether the upstream is left alone for no longer than one waits for it.

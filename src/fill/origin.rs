@@ -48,7 +48,8 @@ pub(super) async fn open(
         (0, _) if to_the_end => Method::Get,
         (first, _) => Method::GetRange { first, last: (!to_the_end).then(|| share.end - 1) },
     };
-    let question = Question { repository: source.repository.clone(), target: Target::Blob(*digest), method };
+    let (repository, target, caller) = (source.repository.clone(), Target::Blob(*digest), source.caller);
+    let question = Question { repository, target, method, caller };
     let Answer { head, body } = source.origin.ask(question).await?;
     // It would be complete before anything of it was verified.
     if head.content_length == Some(0) && *digest != Digest::of(digest.algorithm(), b"") {

@@ -119,6 +119,7 @@ impl Bed {
             upstream: "docker.io".parse().unwrap(),
             repository: "library/x".parse().unwrap(),
             origin: Arc::<Scripted>::clone(&origin),
+            caller: Caller::Larder,
         };
         Self { dir, store, fills, origin, source, counts }
     }
@@ -294,7 +295,7 @@ fn suspended_by(cause: UpstreamError, retry_after: Duration) -> Script {
 async fn an_upstream_that_is_left_alone_for_a_moment_is_waited_for_by_who_has_seen_it_fail() {
     let content = content(4);
     let brief = Duration::from_millis(20);
-    let failure = || Script::Fail(UpstreamError::Status { status: 503 });
+    let failure = || Script::Fail(UpstreamError::status(503));
     for scripts in [
         vec![failure(), suspended(brief), body(&content, 0, None)],
         vec![body(&content, 0, Some(1)), suspended(brief), body(&content, CHUNK, None)],
@@ -317,14 +318,14 @@ async fn an_upstream_that_is_left_alone_for_a_moment_is_waited_for_by_who_has_se
 #[tokio::test]
 async fn an_upstream_that_flaps_is_waited_for_by_who_has_just_come() {
     let content = content(4);
-    let flapping = || suspended_by(UpstreamError::Status { status: 503 }, Duration::from_millis(20));
+    let flapping = || suspended_by(UpstreamError::status(503), Duration::from_millis(20));
     let bed = Bed::new((0..5).map(|_| flapping()).chain([body(&content, 0, None)]).collect());
     let fill = bed.begin(Digest::sha256(&content));
     bed.permit(100);
     assert!(read(&fill).await.0 == content);
     bed.until_landed().await;
 
-    let down = suspended_by(UpstreamError::Status { status: 503 }, Duration::from_secs(8));
+    let down = suspended_by(UpstreamError::status(503), Duration::from_secs(8));
     let error = Bed::new(vec![down]).begin(Digest::sha256(&content)).opened().await.unwrap_err();
     assert!(matches!(error, FillError::Upstream(UpstreamError::Suspended { .. })), "{error}");
 }

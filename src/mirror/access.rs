@@ -132,7 +132,8 @@ impl Mirror {
             .run(key.clone(), || {
                 let (mirror, place, key) = (self.clone(), place.clone(), key.clone());
                 async move {
-                    let head = mirror.head(&place, key.target()).await.map_err(|error| mirror.note_absence(&key, error))?;
+                    let head =
+                        mirror.head(&place, key.target(), caller).await.map_err(|error| mirror.note_absence(&key, error))?;
                     mirror.grant(&key).await;
                     Ok(head)
                 }
@@ -153,20 +154,29 @@ impl Mirror {
 
     /// [`Mirror::ask`], with so many further tries.
     pub(super) async fn ask_again(&self, place: &Place, question: Question, retries: u32) -> Result<Answer, UpstreamError> {
-        let result = self.in_time(async {
+        let (upstream, tries) = (&place.upstream.name, &self.shared.retries);
+        tries.note_question(upstream);
+        let mut failure = None;
+        let asking = async {
             let mut pause = PAUSE;
             for _ in 0..retries {
                 match place.upstream.origin.ask(question.clone()).await {
-                    Err(error) if error.is_transient() && !matches!(error, UpstreamError::Timeout { .. }) => {
-                        tokio::time::sleep(jitter(pause)).await;
+                    // Who comes while it is left alone is told so at once; who has seen it fail waits for the end of a moment.
+                    Err(error) if (is_passing(&error) || failure.is_some() && error.is_flapping()) && tries.take(upstream) => {
+                        tokio::time::sleep(jitter(pause).max(error.retry_after().unwrap_or_default())).await;
                         pause *= 2;
+                        failure = Some(error);
                     }
                     result => return result,
                 }
             }
             place.upstream.origin.ask(question).await
-        });
-        let result = result.await;
+        };
+        let result = match tokio::time::timeout(self.shared.timing.patience, asking).await {
+            Ok(result) => result,
+            // How it failed says more than that there was no time to ask again.
+            Err(_) => Err(failure.unwrap_or_else(late)),
+        };
         if matches!(result, Ok(_) | Err(UpstreamError::NotFound)) {
             self.note_answer(&place.upstream.name);
         }
@@ -175,16 +185,15 @@ impl Mirror {
 
     /// Bounds what an upstream may take to answer, so that there is time left to serve what is cached instead.
     pub(super) async fn in_time<T>(&self, work: impl Future<Output = Result<T, UpstreamError>>) -> Result<T, UpstreamError> {
-        let late = || UpstreamError::Timeout { phase: Phase::Headers };
         tokio::time::timeout(self.shared.timing.patience, work).await.unwrap_or_else(|_| Err(late()))
     }
 
     /// Asks the upstream for the headers alone. Where it does not know HEAD, a GET is begun and not read.
-    pub(super) async fn head(&self, place: &Place, target: Target) -> Result<Head, UpstreamError> {
-        let question = |method| Question { repository: place.repository.clone(), target: target.clone(), method };
+    pub(super) async fn head(&self, place: &Place, target: Target, caller: Caller) -> Result<Head, UpstreamError> {
+        let question = |method| Question { repository: place.repository.clone(), target: target.clone(), method, caller };
         match self.ask(place, question(Method::Head)).await {
             Ok(answer) => Ok(answer.head),
-            Err(UpstreamError::Status { status: 400 | 405 | 501 }) => Ok(self.ask(place, question(Method::Get)).await?.head),
+            Err(UpstreamError::Status { status: 400 | 405 | 501, .. }) => Ok(self.ask(place, question(Method::Get)).await?.head),
             Err(error) => Err(error),
         }
     }
@@ -198,6 +207,16 @@ impl Mirror {
         self.note_denial(|| Asked::Content(key.clone()), &error);
         error
     }
+}
+
+/// Whether the same question is likely to be answered in a moment.
+fn is_passing(error: &UpstreamError) -> bool {
+    error.is_transient() && !matches!(error, UpstreamError::Timeout { .. })
+}
+
+/// No answer came in the time that there is.
+fn late() -> UpstreamError {
+    UpstreamError::Timeout { phase: Phase::Headers }
 }
 
 /// A size that a manifest gives: none is not told as zero.

@@ -44,7 +44,7 @@ impl Mirror {
         match at_rest {
             Some((content, lookup)) => {
                 let fills = self.shared.fills.clone();
-                let shelved = Shelved { content, digest: *digest, fills, source: place.source() };
+                let shelved = Shelved { content, digest: *digest, fills, source: place.source(caller) };
                 Ok(BlobAnswer { content: Readable::AtRest(shelved), lookup })
             }
             None => {
@@ -70,14 +70,15 @@ impl Mirror {
         if let Some((content, lookup)) = at_rest {
             return Ok(BlobHead { size: Some(content.size), lookup });
         }
+        let source = place.source(caller);
         // A fill of the same repository says what a HEAD upstream would say.
-        if let Some(fill) = self.shared.fills.get(digest).filter(|fill| fill.source().is(&place.source()))
+        if let Some(fill) = self.shared.fills.get(digest).filter(|fill| fill.source().is(&source))
             && let Ok(size) = fill.opened().await
         {
             return Ok(BlobHead { size, lookup: Lookup::of(CacheOutcome::Joined) });
         }
         // A client that looks first is not to be promised what it would be refused.
-        if let Some(error) = self.shared.fills.refusal(digest, &place.source()) {
+        if let Some(error) = self.shared.fills.refusal(digest, &source) {
             return Err(MirrorError::Broken(error));
         }
         let head = self.confirm(place, &key, caller).await?;
@@ -116,13 +117,13 @@ impl Mirror {
         if self.shared.fills.get(&key.digest).is_none() {
             self.turn(place, caller).await?;
         }
-        let source = place.source();
+        let source = place.source(caller);
         for _ in 0..FOREIGN_FILLS {
             let (fill, outcome) = match self.shared.fills.fill(key.digest, &source, access.size()) {
                 Joined::Began(fill) => (fill, CacheOutcome::Miss),
                 Joined::InFlight(fill) => (fill, CacheOutcome::Joined),
                 // Our disk's fault, not the content's: a client that resumes is served without the disk.
-                Joined::Broken(error) if error.is_local() => return self.pass_through(place, key, access.size(), &error).await,
+                Joined::Broken(error) if error.is_local() => return self.pass_through(&source, key, access.size(), &error).await,
                 Joined::Broken(error) => return Err(MirrorError::Broken(error)),
             };
             let of_this_place = fill.source().is(&source);
@@ -138,9 +139,13 @@ impl Mirror {
                     self.grant(key).await;
                     return Ok(BlobAnswer { content: Readable::InFlight(fill), lookup: Lookup::of(outcome) });
                 }
-                Err(error) if error.is_local() => return self.pass_through(place, key, access.size(), &error).await,
+                Err(error) if error.is_local() => return self.pass_through(&source, key, access.size(), &error).await,
                 // It ended in the moment in which we came.
                 Err(FillError::Unread) => fill.landed().await,
+                // Who began it has had its share, or too long a line: that is no answer to another client.
+                Err(FillError::Upstream(error)) if outcome == CacheOutcome::Joined && error.is_for_one_caller() => {
+                    fill.landed().await;
+                }
                 // Another repository's failure says nothing about ours.
                 Err(_) if !of_this_place => {}
                 Err(error) => {
@@ -158,13 +163,13 @@ impl Mirror {
     /// The blob straight from the upstream, because the cache cannot keep it.
     async fn pass_through(
         &self,
-        place: &Place,
+        source: &Source,
         key: &ContentKey,
         size: Option<u64>,
         cause: &FillError,
     ) -> Result<BlobAnswer, MirrorError> {
         tracing::warn!(blob.digest = %key.digest, upstream = %key.upstream, %cause, "passing a blob through without keeping it");
-        let through = Through::open(place.source(), key.digest, size).await.map_err(|error| self.fill_error(key, error))?;
+        let through = Through::open(source.clone(), key.digest, size).await.map_err(|error| self.fill_error(key, error))?;
         let lookup = Lookup::of(CacheOutcome::PassedThrough);
         Ok(BlobAnswer { content: Readable::Through(Arc::new(through)), lookup })
     }
@@ -178,12 +183,13 @@ impl Mirror {
 }
 
 impl Place {
-    /// It as a place to fetch content from.
-    pub(super) fn source(&self) -> Source {
+    /// It as a place to fetch content from, on behalf of `caller`.
+    pub(super) fn source(&self, caller: Caller) -> Source {
         Source {
             upstream: self.upstream.name.clone(),
             repository: self.repository.clone(),
             origin: Arc::clone(&self.upstream.origin),
+            caller,
         }
     }
 }

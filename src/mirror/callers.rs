@@ -1,12 +1,12 @@
 //! What one client may cost the upstreams, so that none starves the others or spends what all of them share. Answers from the
 //! cache cost nothing.
 
-use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::MirrorError;
+use crate::upstream::Caller;
 use crate::util::Pace;
 
 /// How many times the rate a client may have at once: a node that starts pulls dozens of images, of a dozen contents each.
@@ -19,18 +19,9 @@ const IN_VAIN: u32 = 3;
 const CLIENTS: u64 = 10_000;
 const MEMORY: Duration = Duration::from_secs(120);
 
-/// On whose behalf upstreams are asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Caller {
-    /// A client, by its address.
-    Client(IpAddr),
-    /// Nobody: Larder itself, which bounds in other ways what it asks.
-    Larder,
-}
-
 /// The paces of all clients.
 pub(super) struct Callers {
-    paces: moka::sync::Cache<IpAddr, Arc<Pace>>,
+    paces: moka::sync::Cache<Caller, Arc<Pace>>,
     per_second: NonZeroU32,
     patience: Duration,
 }
@@ -58,17 +49,11 @@ impl Callers {
     }
 
     fn pace(&self, caller: Caller) -> Option<Arc<Pace>> {
-        let Caller::Client(address) = caller else { return None };
+        if caller == Caller::Larder {
+            return None;
+        }
         let new = || Arc::new(Pace::new(self.per_second, self.per_second.saturating_mul(BURST), self.patience));
-        Some(self.paces.get_with(site_of(address), new))
-    }
-}
-
-/// The address that one client has: of an IPv6 address the first 64 bits, since the rest is its own to choose (RFC 4291, section 2.5.1).
-fn site_of(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
-        address => address,
+        Some(self.paces.get_with(caller.party(), new))
     }
 }
 
@@ -125,12 +110,5 @@ mod tests {
         let turns = futures::future::join_all(turns).await;
         let refused = turns.iter().filter(|turn| matches!(turn, Ok(Err(MirrorError::Throttled { .. })))).count();
         assert!((14..=16).contains(&refused), "{refused}");
-    }
-
-    #[test]
-    fn a_client_has_a_network_of_its_own() {
-        let site = |text: &str| site_of(text.parse().unwrap()).to_string();
-        assert_eq!(site("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
-        assert_eq!((site("10.1.2.3"), site("::ffff:10.1.2.3")), ("10.1.2.3".to_owned(), "10.1.2.3".to_owned()));
     }
 }

@@ -71,10 +71,16 @@ impl MirrorError {
         }
     }
 
+    /// Whether the same question may be answered when another caller puts it.
+    pub(super) fn is_for_one_caller(&self) -> bool {
+        matches!(self, Self::Upstream(error) if error.is_for_one_caller())
+    }
+
     /// After how long it is worth to ask again, if the upstream told.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Upstream(error) | Self::Incomplete(error) => error.retry_after(),
+            Self::Broken(FillError::Upstream(error)) => error.retry_after(),
             Self::Throttled { waited } => Some(*waited),
             _ => None,
         }
@@ -84,5 +90,22 @@ impl MirrorError {
 impl From<ManifestError> for MirrorError {
     fn from(error: ManifestError) -> Self {
         Self::Unacceptable(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::Party;
+
+    #[test]
+    fn when_to_come_again_is_told_whatever_it_was_that_was_limited() {
+        let after = Some(Duration::from_secs(7));
+        let limited = UpstreamError::RateLimited { retry_after: after, by: Party::Registry };
+        let broken = MirrorError::Broken(FillError::Upstream(limited.clone()));
+        for error in [MirrorError::Upstream(limited.clone()), MirrorError::Incomplete(limited), broken] {
+            assert_eq!(error.retry_after(), after, "{error}");
+        }
+        assert_eq!(MirrorError::Broken(FillError::BadPart).retry_after(), None);
     }
 }

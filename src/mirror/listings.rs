@@ -145,7 +145,7 @@ impl Mirror {
         };
         let ask = || {
             let (mirror, place, key, target) = (self.clone(), place.clone(), key.clone(), target.clone());
-            async move { mirror.fetch_listing(&place, &key, target).await }
+            async move { mirror.fetch_listing(&place, &key, target, caller).await }
         };
         // Who was not answered a moment ago is not waited for while there is something to serve.
         if self.is_slow(&place.upstream.name)
@@ -228,11 +228,11 @@ impl Mirror {
         Some(listing)
     }
 
-    async fn fetch_listing(&self, place: &Place, key: &Key, target: Target) -> Result<Arc<Listing>, MirrorError> {
+    async fn fetch_listing(&self, place: &Place, key: &Key, target: Target, caller: Caller) -> Result<Arc<Listing>, MirrorError> {
         let checked_at = self.shared.clock.unix_millis();
         let what = target.what();
         let is_index = matches!(target, Target::Referrers { .. });
-        let question = Question { repository: place.repository.clone(), target, method: Method::Get };
+        let question = Question { repository: place.repository.clone(), target, method: Method::Get, caller };
         let absent = |error| {
             let error = MirrorError::from_upstream(error, what);
             self.note_denial(|| Asked::Listing(key.clone()), &error);

@@ -6,6 +6,7 @@ use bytes::{Bytes, BytesMut};
 use futures::{FutureExt, StreamExt};
 
 use super::access::Access;
+use super::shared::share;
 use super::{Asked, CacheOutcome, Caller, ContentKey, Document, Lookup, Mirror, MirrorError, Place};
 use crate::fill::FillError;
 use crate::oci::{Digest, MANIFEST_MAX_BYTES, Manifest, MediaType, Reference};
@@ -182,14 +183,13 @@ impl Mirror {
             let (mirror, place, key) = (self.clone(), place.clone(), key.clone());
             async move {
                 let reference = Reference::Digest(key.digest);
-                mirror.get_document(&place, reference).await.map_err(|error| match error {
+                mirror.get_document(&place, reference, caller).await.map_err(|error| match error {
                     Failure::Upstream(error) => mirror.note_absence(&key, error),
                     Failure::Mirror(error) => error,
                 })
             }
         };
-        let (result, joined) = self.shared.fetches.run(key.clone(), work).await;
-        let result = result.unwrap_or_else(|| Err(MirrorError::abandoned()));
+        let (result, joined) = share(&self.shared.fetches, &key, work).await;
         if !joined {
             self.note_in_vain(caller, &result);
         }
@@ -198,9 +198,14 @@ impl Mirror {
     }
 
     /// Fetches a manifest from the upstream, verifies it and keeps it.
-    pub(super) async fn get_document(&self, place: &Place, reference: Reference) -> Result<Arc<Document>, Failure> {
+    pub(super) async fn get_document(
+        &self,
+        place: &Place,
+        reference: Reference,
+        caller: Caller,
+    ) -> Result<Arc<Document>, Failure> {
         let target = Target::Manifest(reference.clone());
-        let question = Question { repository: place.repository.clone(), target, method: Method::Get };
+        let question = Question { repository: place.repository.clone(), target, method: Method::Get, caller };
         let Answer { head, body } = self.ask(place, question).await?;
         let bytes = self.collect(body, &head, MANIFEST_MAX_BYTES).await?;
         let media_type = head.content_type.ok_or_else(|| MirrorError::Unacceptable("no Content-Type".to_owned()))?;
@@ -214,7 +219,7 @@ impl Mirror {
         };
         let actual = Digest::of(expected.algorithm(), &bytes);
         if actual != expected {
-            self.shared.fills.reject(&place.source(), &FillError::WrongDigest { actual });
+            self.shared.fills.reject(&place.source(caller), &FillError::WrongDigest { actual });
             return Err(MirrorError::Unacceptable(format!("its bytes hash to {actual}, not to {expected}")).into());
         }
         let content = Manifest::inspect(&bytes, &media_type).map_err(MirrorError::from)?;

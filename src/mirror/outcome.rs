@@ -121,10 +121,11 @@ impl From<&UpstreamError> for StaleReason {
             UpstreamError::Unreachable { .. } => Self::Unreachable,
             UpstreamError::Refused(_) => Self::Refused,
             UpstreamError::Offline => Self::Offline,
-            UpstreamError::Saving { .. } => Self::Saving,
+            UpstreamError::Saving { .. } | UpstreamError::ShareSpent { .. } => Self::Saving,
             UpstreamError::NotFound => Self::Missing,
             UpstreamError::RangeNotSatisfiable
             | UpstreamError::Status { .. }
+            | UpstreamError::NoAnswer { .. }
             | UpstreamError::Broken { .. }
             | UpstreamError::Suspended { .. } => Self::ServerError,
         }

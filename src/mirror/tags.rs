@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::access::RETRIES;
 use super::freshness::Age;
 use super::manifests::{self, Want};
+use super::shared::share;
 use super::slow::Waited;
 use super::{
     Asked, CacheOutcome, Caller, ContentKey, Document, Lookup, ManifestAnswer, Mirror, MirrorError, Place, StaleReason, TagKey,
@@ -216,10 +217,9 @@ impl Mirror {
     ) -> Result<(TagRecord, CacheOutcome), MirrorError> {
         let work = || {
             let (mirror, place, key) = (self.clone(), place.clone(), key.clone());
-            async move { mirror.resolve_now(&place, &key).await }
+            async move { mirror.resolve_now(&place, &key, caller).await }
         };
-        let (result, joined) = self.shared.resolutions.run(key.clone(), work).await;
-        let result = result.unwrap_or_else(|| Err(MirrorError::abandoned()));
+        let (result, joined) = share(&self.shared.resolutions, key, work).await;
         if !joined && !is_known {
             self.note_in_vain(caller, &result);
         }
@@ -227,18 +227,18 @@ impl Mirror {
         Ok((record, if joined { CacheOutcome::RevalidatedJoined } else { CacheOutcome::Revalidated }))
     }
 
-    async fn resolve_now(&self, place: &Place, key: &TagKey) -> Result<TagRecord, MirrorError> {
+    async fn resolve_now(&self, place: &Place, key: &TagKey, caller: Caller) -> Result<TagRecord, MirrorError> {
         // Where something can be served instead, it is not worth much waiting.
         let retries = if self.last_seen(key).await.is_some() { 1 } else { RETRIES };
         // Taken before the question: what the upstream says is no younger than that.
         let checked_at = self.shared.clock.unix_millis();
         let reference = Reference::Tag(key.tag.clone());
-        let question =
-            Question { repository: place.repository.clone(), target: Target::Manifest(reference.clone()), method: Method::Head };
+        let target = Target::Manifest(reference.clone());
+        let question = Question { repository: place.repository.clone(), target, method: Method::Head, caller };
         let head = match self.ask_again(place, question, retries).await {
             Ok(answer) => answer.head,
             // It does not know HEAD, and so tells as little as a HEAD without a digest.
-            Err(UpstreamError::Status { status: 400 | 405 | 501 }) => Head::default(),
+            Err(UpstreamError::Status { status: 400 | 405 | 501, .. }) => Head::default(),
             Err(error) => return Err(self.tag_failed(key, error).await),
         };
         let record = match head {
@@ -250,7 +250,7 @@ impl Mirror {
                 if let Some(saving) = self.saving(place, key).await {
                     return Err(MirrorError::Upstream(saving));
                 }
-                match self.get_document(place, reference).await {
+                match self.get_document(place, reference, caller).await {
                     Ok(document) => document.record(checked_at),
                     Err(manifests::Failure::Upstream(error)) => return Err(self.tag_failed(key, error).await),
                     Err(manifests::Failure::Mirror(error)) => return Err(error),

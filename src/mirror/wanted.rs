@@ -111,13 +111,15 @@ fn is_outage(error: &MirrorError) -> bool {
         | UpstreamError::Unreachable { .. }
         | UpstreamError::Timeout { .. }
         | UpstreamError::RateLimited { .. }
+        | UpstreamError::NoAnswer { .. }
         | UpstreamError::Broken { .. } => true,
-        UpstreamError::Status { status } => *status >= 500,
+        UpstreamError::Status { status, .. } => *status >= 500,
         UpstreamError::NotFound
         | UpstreamError::Denied { .. }
         | UpstreamError::RangeNotSatisfiable
         | UpstreamError::Refused(_)
         | UpstreamError::Suspended { .. }
-        | UpstreamError::Saving { .. } => false,
+        | UpstreamError::Saving { .. }
+        | UpstreamError::ShareSpent { .. } => false,
     }
 }

@@ -13,7 +13,7 @@ use super::route::RouteError;
 use crate::fill::FillError;
 use crate::mirror::{MirrorError, RoutingError};
 use crate::oci::ErrorCode;
-use crate::upstream::{Phase, UpstreamError};
+use crate::upstream::{Party, Phase, UpstreamError};
 
 /// An error as a client sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +39,8 @@ impl ApiError {
     /// The answer was not ready within the deadline.
     pub(super) fn deadline(deadline: Duration) -> Self {
         let message = format!("there was no answer within {} s", deadline.as_secs_f64());
-        Self::new(StatusCode::GATEWAY_TIMEOUT, ErrorCode::Unavailable, message)
+        let cache_status = Some("larder; fwd=miss".to_owned());
+        Self { cache_status, ..Self::new(StatusCode::GATEWAY_TIMEOUT, ErrorCode::Unavailable, message) }
     }
 
     /// The bytes of the answer: `{"errors":[{"code","message"}]}` (distribution-spec, "Error codes").
@@ -148,15 +149,18 @@ fn of_upstream(error: &UpstreamError) -> (StatusCode, ErrorCode) {
         UpstreamError::NotFound | UpstreamError::Offline => (StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown),
         UpstreamError::Denied { .. } => (StatusCode::FORBIDDEN, ErrorCode::Denied),
         // Never 429: containerd would ask five times more for every object, and Podman sleep.
-        UpstreamError::RateLimited { .. } | UpstreamError::Saving { .. } => {
+        UpstreamError::RateLimited { .. } | UpstreamError::Saving { .. } | UpstreamError::ShareSpent { .. } => {
             (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TooManyRequests)
         }
         // It is Larder that is too busy: it will not be for long.
         UpstreamError::Timeout { phase: Phase::Queue } => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable),
         UpstreamError::Timeout { .. } => (StatusCode::GATEWAY_TIMEOUT, ErrorCode::Unavailable),
         UpstreamError::Unreachable { .. } => (StatusCode::BAD_GATEWAY, ErrorCode::Unavailable),
-        UpstreamError::Status { status: 503 } => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable),
+        UpstreamError::Status { status: 503, by: Party::Registry | Party::Storage } => {
+            (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable)
+        }
         UpstreamError::Status { .. }
+        | UpstreamError::NoAnswer { .. }
         | UpstreamError::Broken { .. }
         | UpstreamError::RangeNotSatisfiable
         | UpstreamError::Suspended { .. }

@@ -1,6 +1,7 @@
 //! The real gate, before the simulated registry. The mirror's questions are watched here, where they come in: what the gate asks on its
 //! own account, and how long questions wait in its queue, is none of the mirror's doing.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use super::registry::{HEADERS_TIMEOUT, Registry, SimulatedOrigin, describe};
 use super::schedule::Schedule;
 use crate::config::Reserve;
 use crate::oci::Reference;
-use crate::upstream::{Answer, Gate, GateConfig, Method, Observer, Origin, Question, RateLimit, Target, UpstreamError};
+use crate::upstream::{Answer, Gate, GateConfig, Method, Observer, Origin, Question, Rate, RateLimit, Target, UpstreamError};
 
 /// The gate as the mirror sees it, which asks no tag more often than it is allowed to.
 pub(super) struct WatchedGate {
@@ -30,6 +31,8 @@ impl WatchedGate {
             offline: false,
             reserve: Reserve::Share(10),
             concurrent_requests: schedule.concurrent_requests,
+            rate: Arc::new(Rate::new(NonZeroU32::new(1000).expect("it is not zero"))),
+            queue_timeout: HEADERS_TIMEOUT,
             headers_timeout: HEADERS_TIMEOUT,
         };
         let origin = Arc::new(SimulatedOrigin(registry.clone()));
@@ -65,6 +68,10 @@ impl Origin for WatchedGate {
 
     fn saving(&self) -> Option<UpstreamError> {
         self.gate.saving()
+    }
+
+    fn unreserved(&self) -> Option<u64> {
+        self.gate.unreserved()
     }
 
     fn rate_limit(&self) -> Option<RateLimit> {

@@ -25,8 +25,9 @@ impl Resolve for PublicOnly {
         let resolver = self.0.clone();
         async move {
             let found = connect::while_resolving(resolver.addresses(name.as_str())).await?;
-            let public: Addrs = Box::new(only_public(name.as_str(), found.iter().copied())?.into_iter());
-            Ok(public)
+            let public = only_public(name.as_str(), found.iter().copied())?;
+            let public = resolver.proven().order(name.as_str(), public).await;
+            Ok(Box::new(public.into_iter()) as Addrs)
         }
         .boxed()
     }
@@ -90,6 +91,8 @@ impl std::error::Error for NotPublic {}
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -171,7 +174,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_resolver_does_not_give_this_machine_away() {
-        let resolver = PublicOnly(Resolver::new(std::time::Duration::from_secs(30)));
+        let resolver = PublicOnly(Resolver::new(Duration::from_secs(30), Duration::from_secs(5)));
         let error = resolver.resolve("localhost".parse().unwrap()).await.err().expect("localhost is not public");
         assert!(error.is::<NotPublic>(), "{error}");
     }

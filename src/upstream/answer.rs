@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use futures::StreamExt;
 use futures::stream;
 use reqwest::header::{
-    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LINK, RETRY_AFTER, WARNING,
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE, HeaderMap, HeaderName, LINK, RETRY_AFTER, WARNING,
 };
 use reqwest::{Response, StatusCode};
 use serde::Deserialize;
@@ -20,8 +20,9 @@ use super::registry::Form;
 use super::wire::{self, Wire};
 use super::{Answer, Body, ContentRange, Head};
 
-/// No `Retry-After` is taken for longer.
+/// No `Retry-After` is taken for longer, nor for shorter.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+const RETRY_AFTER_MIN: Duration = Duration::from_secs(1);
 /// The longest error code that is passed on.
 const CODE_MAX_BYTES: usize = 40;
 
@@ -78,8 +79,8 @@ async fn failure(form: Form, hop: &Hop, response: Response) -> UpstreamError {
             UpstreamError::Denied { status, by, code }
         }
         416 if matches!(form, Form::GetRange { .. }) => UpstreamError::RangeNotSatisfiable,
-        429 => UpstreamError::RateLimited { retry_after: retry_after(response.headers().get(RETRY_AFTER)), by },
-        _ => UpstreamError::Status { status },
+        429 => UpstreamError::RateLimited { retry_after: retry_after(response.headers()), by },
+        _ => UpstreamError::Status { status, by },
     }
 }
 
@@ -170,14 +171,24 @@ pub(super) fn check_coding(url: &Url, headers: &HeaderMap) -> Result<(), Refusal
     Ok(())
 }
 
-/// How long a 429 asks to wait: seconds or a date (RFC 9110 section 10.2.3). Anything else counts as not said.
-pub(super) fn retry_after(value: Option<&HeaderValue>) -> Option<Duration> {
-    let text = value?.to_str().ok()?.trim();
+/// How long a 429 with these `headers` asks to wait: seconds or a date (RFC 9110 section 10.2.3). A date counts from the answer's
+/// own, because our clock need not be right; where there is none, from our clock as long as it makes sense. What is not understood,
+/// or has passed, counts as not said.
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let date = |text: &str| httpdate::parse_http_date(text).ok();
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let after = match number(text) {
-        Some(seconds) if !text.is_empty() => Duration::from_secs(seconds),
-        _ => httpdate::parse_http_date(text).ok()?.duration_since(SystemTime::now()).unwrap_or_default(),
+        Some(seconds) => Duration::from_secs(seconds),
+        None => {
+            let until = date(text)?;
+            let after = match headers.get(DATE).and_then(|value| value.to_str().ok()).and_then(date) {
+                Some(now) => until.duration_since(now).ok(),
+                None => until.duration_since(SystemTime::now()).ok().filter(|after| *after <= RETRY_AFTER_MAX),
+            };
+            after.filter(|after| !after.is_zero())?
+        }
     };
-    Some(after.min(RETRY_AFTER_MAX))
+    Some(after.clamp(RETRY_AFTER_MIN, RETRY_AFTER_MAX))
 }
 
 /// The first code in an OCI error body. Codes are upper-case words: anything else could be anything, and is not passed on.

@@ -28,6 +28,7 @@ pub(super) struct Clients {
     bulk: Client,
     /// Everything from elsewhere: HTTP/1.1, to public addresses, never through a proxy.
     foreign: Client,
+    resolver: Resolver,
     proxies: Proxies,
 }
 
@@ -40,11 +41,10 @@ pub(super) struct Proxies {
 }
 
 impl Clients {
-    pub(super) fn new(config: &RegistryConfig, proxies: Proxies) -> Result<Self, BuildError> {
+    pub(super) fn new(config: &RegistryConfig, proxies: Proxies, resolver: Resolver) -> Result<Self, BuildError> {
         let failed = |error: reqwest::Error| BuildError::Client(error.without_url().to_string());
         let http2 = tls::config(&config.ca, &["h2", "http/1.1"])?;
         let http1 = tls::config(&config.ca, &["http/1.1"])?;
-        let resolver = Resolver::new(config.resolve_timeout);
         let own = || proxies.apply(base(config)).dns_resolver(resolver.clone());
         let control = own().tls_backend_preconfigured(http2).build().map_err(failed)?;
         let bulk = own().http1_only().tls_backend_preconfigured(http1.clone()).build().map_err(failed)?;
@@ -55,13 +55,16 @@ impl Clients {
             .tls_backend_preconfigured(http1)
             .build()
             .map_err(failed)?;
-        Ok(Self { control, bulk, foreign, proxies })
+        Ok(Self { control, bulk, foreign, resolver, proxies })
     }
 
     /// The client that may go to `hop`; `bulk` if a blob is to come back.
     ///
     /// A foreign name that goes through a proxy is resolved by the proxy, which is the operator's and not ours to second-guess.
     pub(super) fn towards(&self, hop: &Hop, bulk: bool) -> &Client {
+        if let (Some(host), Some(port)) = (hop.url.host_str(), hop.url.port_or_known_default()) {
+            self.resolver.proven().expect(host, port);
+        }
         match hop.reach {
             Reach::Foreign if !self.proxies.cover(&hop.url) => &self.foreign,
             Reach::Foreign => &self.bulk,

@@ -7,6 +7,9 @@ use std::time::Duration;
 /// After how long it is worth to ask again when too many are asking.
 const QUEUE_PAUSE: Duration = Duration::from_secs(1);
 
+/// For how long an upstream is left alone at the most that has only begun to answer with errors.
+const FLAPPING: Duration = Duration::from_secs(1);
+
 /// Why a question has no answer, or why a body ended early. Cheap enough to clone for every waiter.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UpstreamError {
@@ -33,14 +36,21 @@ pub enum UpstreamError {
     #[error("the upstream has no such range")]
     RangeNotSatisfiable,
     /// Any other status that is no answer: 5xx, 405, 400, ...
-    #[error("the upstream answered with status {status}")]
-    Status { status: u16 },
+    #[error("{by} answered with status {status}")]
+    Status {
+        status: u16,
+        /// Who said so: with [`Party::TokenServer`] the registry was not asked.
+        by: Party,
+    },
     #[error("the upstream took too long ({phase})")]
     Timeout { phase: Phase },
     /// Name resolution, connect or TLS failed.
     #[error("the upstream cannot be reached: {reason}")]
     Unreachable { reason: String },
-    /// The connection was cut, or what came is not what HTTP or the token protocol allows, or has another length than declared.
+    /// The connection was cut before the head of an answer, or what came is none; or a token server gave no token that is one.
+    #[error("the upstream gave no answer: {reason}")]
+    NoAnswer { reason: String },
+    /// The answer is cut, or not what HTTP allows, or has another length than declared.
     #[error("the upstream's answer is broken: {reason}")]
     Broken { reason: String },
     /// One of our own rules said no.
@@ -60,6 +70,13 @@ pub enum UpstreamError {
     /// What is left of its limit on pulls is for those who have nothing cached to go by. Nothing was asked.
     #[error("only {remaining} pulls are left of the upstream's limit, and they are saved for what is not cached")]
     Saving { remaining: u64 },
+    /// The client on whose behalf it would be has had its share of the limit on pulls. Nothing was asked.
+    #[error("this client has had its share of the upstream's limit on pulls; the {remaining} that are left are for others")]
+    ShareSpent {
+        remaining: u64,
+        /// Until when it has no other.
+        retry_after: Duration,
+    },
 }
 
 /// What was being waited for when time ran out.
@@ -130,12 +147,17 @@ impl UpstreamError {
         Self::Denied { status, by: Party::Registry, code: None }
     }
 
+    /// The registry answers with this status, which is no answer.
+    pub const fn status(status: u16) -> Self {
+        Self::Status { status, by: Party::Registry }
+    }
+
     /// Whether the same question may have an answer from the same upstream right now.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Timeout { phase } => *phase != Phase::Queue,
-            Self::Status { status } => matches!(status, 408 | 500 | 502 | 503 | 504),
-            Self::Unreachable { .. } | Self::Broken { .. } => true,
+            Self::Status { status, .. } => *status == 408 || is_server_failure(*status),
+            Self::Unreachable { .. } | Self::NoAnswer { .. } | Self::Broken { .. } => true,
             Self::NotFound
             | Self::Denied { .. }
             | Self::RateLimited { .. }
@@ -143,8 +165,20 @@ impl UpstreamError {
             | Self::Refused(_)
             | Self::Offline
             | Self::Suspended { .. }
-            | Self::Saving { .. } => false,
+            | Self::Saving { .. }
+            | Self::ShareSpent { .. } => false,
         }
+    }
+
+    /// Whether the same question may have an answer for another caller: it was not asked for the sake of who put it.
+    pub fn is_for_one_caller(&self) -> bool {
+        matches!(self, Self::Timeout { phase: Phase::Queue } | Self::ShareSpent { .. })
+    }
+
+    /// Whether it is left alone for a moment because of how it answered, and has not been for long: it is there, if not well.
+    pub fn is_flapping(&self) -> bool {
+        let Self::Suspended { cause, retry_after } = self else { return false };
+        matches!(**cause, Self::Status { .. } | Self::NoAnswer { .. }) && *retry_after <= FLAPPING
     }
 
     /// How the upstream itself failed, if it was that: of what it was not asked because of an earlier failure, that failure.
@@ -159,7 +193,7 @@ impl UpstreamError {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::RateLimited { retry_after, .. } => *retry_after,
-            Self::Suspended { retry_after, .. } => Some(*retry_after),
+            Self::Suspended { retry_after, .. } | Self::ShareSpent { retry_after, .. } => Some(*retry_after),
             Self::Timeout { phase: Phase::Queue } => Some(QUEUE_PAUSE),
             _ => None,
         }
@@ -169,18 +203,26 @@ impl UpstreamError {
     pub fn status_code(&self) -> Option<u16> {
         match self {
             Self::NotFound => Some(404),
-            Self::Denied { status, .. } | Self::Status { status } => Some(*status),
+            Self::Denied { status, .. } | Self::Status { status, .. } => Some(*status),
             Self::RateLimited { .. } => Some(429),
             Self::RangeNotSatisfiable => Some(416),
             Self::Timeout { .. }
             | Self::Unreachable { .. }
+            | Self::NoAnswer { .. }
             | Self::Broken { .. }
             | Self::Refused(_)
             | Self::Offline
             | Self::Suspended { .. }
-            | Self::Saving { .. } => None,
+            | Self::Saving { .. }
+            | Self::ShareSpent { .. } => None,
         }
     }
+}
+
+/// Whether a server says with this status that it cannot answer at the moment. That it does not know how to is an answer (501, 505);
+/// those beyond 511 are what proxies and CDNs say when there is nobody behind them.
+pub(super) fn is_server_failure(status: u16) -> bool {
+    matches!(status, 500..=599) && !matches!(status, 501 | 505)
 }
 
 impl fmt::Display for Phase {

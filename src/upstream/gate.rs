@@ -4,6 +4,8 @@
 mod breaker;
 mod budget;
 mod endpoint;
+mod line;
+mod shares;
 mod standing;
 #[cfg(test)]
 mod tests;
@@ -15,13 +17,14 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use tokio::sync::{Notify, Semaphore, SemaphorePermit};
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use self::breaker::Verdict;
 use self::endpoint::{Endpoint, Matter};
+use self::line::{Line, Place};
 use super::error::{Phase, UpstreamError};
-use super::{Answer, Observer, Origin, Question, RateLimit};
+use super::{Answer, Caller, Observer, Origin, Question, Rate, RateLimit};
 use crate::config::Reserve;
 use crate::oci::UpstreamName;
 
@@ -37,12 +40,17 @@ pub struct GateConfig {
     pub reserve: Reserve,
     /// Questions that wait for the head of their answer at a time; others queue.
     pub concurrent_requests: NonZeroUsize,
-    /// The most that a question waits in the queue, and the most that an endpoint has for the head of its answer.
+    /// How many are asked in a second; others queue. The registries behind it are to tell the same one of their requests.
+    pub rate: Arc<Rate>,
+    /// The most that a question waits in the queue: less than whoever asks waits, so that it hears of it.
+    pub queue_timeout: Duration,
+    /// The most that an endpoint has for the head of its answer, counted from the end of the queue.
     pub headers_timeout: Duration,
 }
 
 /// One upstream, as the layers above see it. Cheap to clone; all clones share what is known.
 ///
+/// * The callers who wait have their turns one after the other ([`Line`]), and nothing that has had its turn waits for our own limits.
 /// * An endpoint that fails is left alone ([`UpstreamError::Suspended`]) until a look at it, by a task of its own, shows that it answers.
 /// * After a 429 of the registry or its token server nothing is asked of that endpoint until the time that it names, at most a day;
 ///   for a minute, if it names none.
@@ -54,7 +62,7 @@ pub struct Gate(Arc<Shared>);
 struct Shared {
     config: GateConfig,
     endpoints: Vec<Arc<Endpoint>>,
-    places: Semaphore,
+    line: Line,
     /// Is told whenever an endpoint begins to be left alone.
     shut: Arc<Notify>,
     observer: Arc<dyn Observer>,
@@ -73,8 +81,8 @@ impl Gate {
             Endpoint::new(config.upstream.clone(), host, origin, config.headers_timeout, Arc::clone(&shut))
         });
         let endpoints = endpoints.collect();
-        let places = Semaphore::new(config.concurrent_requests.get().min(Semaphore::MAX_PERMITS));
-        Self(Arc::new(Shared { config, endpoints, places, shut, observer }))
+        let line = Line::new(config.concurrent_requests, Arc::clone(&config.rate));
+        Self(Arc::new(Shared { config, endpoints, line, shut, observer }))
     }
 
     /// How the upstream stands now.
@@ -104,6 +112,10 @@ impl Origin for Gate {
         Some(UpstreamError::Saving { remaining })
     }
 
+    fn unreserved(&self) -> Option<u64> {
+        self.0.next()?.unreserved(self.0.config.reserve)
+    }
+
     fn rate_limit(&self) -> Option<RateLimit> {
         self.0.next()?.rate_limit()
     }
@@ -112,7 +124,7 @@ impl Origin for Gate {
 impl Shared {
     async fn ask(&self, question: Question) -> Result<Answer, UpstreamError> {
         let matter = Matter::of(&question);
-        let _place = self.place(matter).await?;
+        let _place = self.place(matter, question.caller).await?;
         let mut failure = None;
         for (index, endpoint) in self.endpoints.iter().enumerate() {
             if let Some(refusal) = endpoint.refusal(matter) {
@@ -122,6 +134,9 @@ impl Shared {
             let has_next = self.endpoints[index + 1..].iter().any(|next| next.refusal(matter).is_none());
             match endpoint.ask(question.clone(), has_next).await {
                 Ok(answer) => return Ok(answer),
+                Err(error @ UpstreamError::ShareSpent { .. }) => {
+                    failure.get_or_insert_with(|| self.unasked(error));
+                }
                 Err(error) if failure.is_none() && !is_for_the_next(&error) => return Err(error),
                 Err(error) => {
                     failure.get_or_insert(error);
@@ -131,12 +146,17 @@ impl Shared {
         Err(failure.expect("there is an endpoint, and none has answered"))
     }
 
-    /// A place among the questions that wait for their answers, in the order in which it is asked for.
+    /// A place among the questions that wait for their answers, when it is the turn of `caller`.
     ///
     /// # Errors
     /// Why none is asked, as soon as that is so; [`Phase::Queue`], if there is no place in time.
-    async fn place(&self, matter: Matter) -> Result<SemaphorePermit<'_>, UpstreamError> {
-        let mut waiting = pin!(timeout(self.config.headers_timeout, self.places.acquire()));
+    async fn place(&self, matter: Matter, caller: Caller) -> Result<Place, UpstreamError> {
+        if let Some(refusal) = self.refusal(matter) {
+            return Err(self.unasked(refusal));
+        }
+        let busy = || UpstreamError::Timeout { phase: Phase::Queue };
+        let Some(waiting) = self.line.enter(caller) else { return Err(self.unasked(busy())) };
+        let mut waiting = pin!(timeout(self.config.queue_timeout, waiting));
         loop {
             let mut shut = pin!(self.shut.notified());
             // From here on nothing is missed.
@@ -146,10 +166,7 @@ impl Shared {
             }
             tokio::select! {
                 biased;
-                place = &mut waiting => return match place {
-                    Ok(place) => Ok(place.expect("the semaphore is never closed")),
-                    Err(_) => Err(self.unasked(UpstreamError::Timeout { phase: Phase::Queue })),
-                },
+                place = &mut waiting => return place.map_err(|_| self.unasked(busy())),
                 () = shut => {}
             }
         }
@@ -178,6 +195,7 @@ impl Shared {
         let why = match &error {
             UpstreamError::Offline => Unasked::Offline,
             UpstreamError::RateLimited { .. } => Unasked::Limited,
+            UpstreamError::ShareSpent { .. } => Unasked::Share,
             UpstreamError::Timeout { .. } => Unasked::Queue,
             _ => Unasked::Suspended,
         };

@@ -14,6 +14,7 @@ use super::auth::{Authenticator, Authorization};
 use super::clients::Proxies;
 use super::error::{BuildError, Refusal, UpstreamError};
 use super::redirect::{Hop, MAX_REDIRECTS, Reach, Redirects};
+use super::resolve::Resolver;
 use super::settings::RegistryConfig;
 use super::wire::{self, Request, Wire};
 use super::{Answer, Method, Observer, Origin, Question, Target, answer};
@@ -64,8 +65,19 @@ impl Registry {
         observer: Arc<dyn Observer>,
         proxies: Proxies,
     ) -> Result<Self, BuildError> {
+        let resolver = Resolver::new(config.resolve_timeout, config.connect_timeout);
+        Self::by_way_of(config, observer, proxies, resolver)
+    }
+
+    /// The registry, through these proxies and by what this resolver says.
+    pub(super) fn by_way_of(
+        config: RegistryConfig,
+        observer: Arc<dyn Observer>,
+        proxies: Proxies,
+        resolver: Resolver,
+    ) -> Result<Self, BuildError> {
         config.check()?;
-        let wire = Arc::new(Wire::new(&config, proxies, observer)?);
+        let wire = Arc::new(Wire::new(&config, proxies, resolver, observer)?);
         let auth = Authenticator::new(&config, Arc::clone(&wire));
         let redirects = Redirects::new(config.url.clone(), config.trusted_redirects);
         Ok(Self(Arc::new(Inner { url: config.url, wire, auth, redirects })))
@@ -88,7 +100,7 @@ impl Origin for Registry {
 
 impl Inner {
     async fn answer(&self, question: &Question) -> Result<Answer, UpstreamError> {
-        let Question { repository, target, method } = question;
+        let Question { repository, target, method, .. } = question;
         let mut form = Form::from(*method);
         let mut authorization = self.auth.first(repository, target).await?;
         let (mut challenged, mut asked_again) = (false, false);

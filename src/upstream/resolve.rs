@@ -14,6 +14,7 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::time::timeout;
 
 use super::connect;
+use super::proven::Proven;
 use crate::util::{Remembered, SingleFlight};
 
 /// Of how many names the last addresses are kept: an upstream's own, its token server's and those of its CDN.
@@ -32,6 +33,7 @@ struct Shared {
     lookups: SingleFlight<String, Result<Addresses, Arc<str>>>,
     known: Cache<String, Addresses>,
     failed: Remembered<String, ()>,
+    proven: Proven,
 }
 
 /// In the order in which they are to be tried. There may be none.
@@ -48,13 +50,17 @@ pub(super) enum Unresolved {
 }
 
 impl Resolver {
-    /// Asks the system, and waits for `deadline` at the most.
-    pub(super) fn new(deadline: Duration) -> Self {
-        Self::with(deadline, |host| async move { Ok(tokio::net::lookup_host((host, 0)).await?.collect()) }.boxed())
+    /// Asks the system, and waits for `deadline` at the most; a connection may take `connect_deadline`.
+    pub(super) fn new(deadline: Duration, connect_deadline: Duration) -> Self {
+        Self::with(deadline, connect_deadline, |host| {
+            async move { Ok(tokio::net::lookup_host((host, 0)).await?.collect()) }.boxed()
+        })
     }
 
-    fn with(
+    /// Asks `lookup`.
+    pub(super) fn with(
         deadline: Duration,
+        connect_deadline: Duration,
         lookup: impl Fn(String) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> + Send + Sync + 'static,
     ) -> Self {
         Self(Arc::new(Shared {
@@ -63,6 +69,7 @@ impl Resolver {
             lookups: SingleFlight::new(),
             known: Cache::new(NAMES as u64),
             failed: Remembered::new(PAUSE, NAMES),
+            proven: Proven::new(connect_deadline),
         }))
     }
 
@@ -89,6 +96,11 @@ impl Resolver {
         }
     }
 
+    /// Which of the addresses take connections.
+    pub(super) fn proven(&self) -> &Proven {
+        &self.0.proven
+    }
+
     /// What comes late is good for the next time.
     async fn look_up(self, host: String) -> Result<Addresses, Arc<str>> {
         let addresses: Addresses = match (self.0.lookup)(host.clone()).await {
@@ -106,7 +118,7 @@ impl Resolve for Resolver {
         let resolver = self.clone();
         async move {
             let found = connect::while_resolving(resolver.addresses(name.as_str())).await?;
-            let addresses: Vec<_> = found.iter().copied().collect();
+            let addresses = resolver.proven().order(name.as_str(), found.to_vec()).await;
             Ok(Box::new(addresses.into_iter()) as Addrs)
         }
         .boxed()
@@ -150,7 +162,7 @@ mod tests {
         fn new(server: Server) -> Self {
             let server = Arc::new(Mutex::new((server, 0)));
             let seen = Arc::clone(&server);
-            let resolver = Resolver::with(Duration::from_secs(3), move |_| {
+            let resolver = Resolver::with(Duration::from_secs(3), Duration::from_secs(3), move |_| {
                 let mut seen = seen.lock().unwrap();
                 seen.1 += 1;
                 let server = seen.0;
@@ -221,7 +233,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_system_knows_this_machine() {
-        let addresses = Resolver::new(Duration::from_secs(30)).addresses("localhost").await.unwrap();
+        let addresses = Resolver::new(Duration::from_secs(30), Duration::from_secs(5)).addresses("localhost").await.unwrap();
         assert!(!addresses.is_empty() && addresses.iter().all(|address| address.ip().is_loopback()));
     }
 }

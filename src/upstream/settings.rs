@@ -1,12 +1,13 @@
 //! What an operator says about one upstream, and the checks that a registry is not built without. It reads no files.
 
-use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::header::HeaderValue;
 use url::{Host, Url};
 
 use super::error::BuildError;
+use super::rate::Rate;
 use crate::oci::UpstreamName;
 use crate::util::{Secret, same_party};
 
@@ -25,8 +26,8 @@ pub struct RegistryConfig {
     pub trusted_redirects: Vec<url::Origin>,
     /// PEM certificates trusted in addition to the system's. May be empty.
     pub ca: Vec<u8>,
-    /// The most requests begun per second, tokens and redirects included; bursts are twice that.
-    pub requests_per_second: NonZeroU32,
+    /// Is told of each request; those who wait for their turn by it do so before they ask.
+    pub rate: Arc<Rate>,
     /// To find the addresses of a name.
     pub resolve_timeout: Duration,
     /// For TCP and TLS together, once an address is known.
@@ -98,7 +99,7 @@ mod tests {
             realm: Some("https://auth.example.com/token".parse().unwrap()),
             trusted_redirects: Vec::new(),
             ca: Vec::new(),
-            requests_per_second: NonZeroU32::MIN,
+            rate: Arc::new(Rate::new(std::num::NonZeroU32::MIN)),
             resolve_timeout: Duration::from_secs(1),
             connect_timeout: Duration::from_secs(1),
             headers_timeout: Duration::from_secs(1),

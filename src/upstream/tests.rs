@@ -1,5 +1,6 @@
 //! The layer as a whole, against servers on loopback that behave as registries, token servers and CDNs do at their worst.
 
+mod addresses;
 mod answers;
 mod auth;
 mod realms;
@@ -31,7 +32,7 @@ fn config(url: &str) -> RegistryConfig {
         realm: None,
         trusted_redirects: Vec::new(),
         ca: Vec::new(),
-        requests_per_second: NonZeroU32::new(10_000).unwrap(),
+        rate: Arc::new(Rate::new(NonZeroU32::new(10_000).unwrap())),
         resolve_timeout: Duration::from_secs(5),
         connect_timeout: Duration::from_secs(5),
         headers_timeout: Duration::from_secs(10),
@@ -61,7 +62,7 @@ fn registry_seen_by(config: RegistryConfig, notes: Arc<Notes>) -> Registry {
 }
 
 fn question(repository: &str, target: Target, method: Method) -> Question {
-    Question { repository: repository.parse().unwrap(), target, method }
+    Question { repository: repository.parse().unwrap(), target, method, caller: Caller::Larder }
 }
 
 fn manifest(repository: &str) -> Question {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use moka::sync::Cache;
 use reqwest::Method;
-use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue};
 use serde::Deserialize;
 use tokio::time::{Instant, timeout};
 
@@ -124,7 +124,7 @@ impl Tokens {
             }
         };
         let (token, _) = self.flights.run(key.clone(), fetch).await;
-        token.unwrap_or_else(|| Err(UpstreamError::Broken { reason: "the token request was given up".to_owned() }))
+        token.unwrap_or_else(|| Err(UpstreamError::NoAnswer { reason: "the token request was given up".to_owned() }))
     }
 
     async fn fetch(&self, grant: &Grant) -> Result<Token, UpstreamError> {
@@ -133,7 +133,10 @@ impl Tokens {
         let result = match timeout(self.wire.headers_timeout, self.exchange(grant)).await {
             Ok(Err(UpstreamError::Timeout { .. })) | Err(_) => Err(UpstreamError::Timeout { phase: Phase::Token }),
             Ok(Err(UpstreamError::Unreachable { reason })) => Err(UpstreamError::Unreachable { reason: at_token_server(reason) }),
-            Ok(Err(UpstreamError::Broken { reason })) => Err(UpstreamError::Broken { reason: at_token_server(reason) }),
+            // The question had no answer either way.
+            Ok(Err(UpstreamError::NoAnswer { reason } | UpstreamError::Broken { reason })) => {
+                Err(UpstreamError::NoAnswer { reason: at_token_server(reason) })
+            }
             Ok(result) => result,
         };
         if let Err(error) = &result {
@@ -152,10 +155,10 @@ impl Tokens {
         match response.status().as_u16() {
             200 => {}
             429 => {
-                let retry_after = retry_after(response.headers().get(RETRY_AFTER));
+                let retry_after = retry_after(response.headers());
                 return Err(UpstreamError::RateLimited { retry_after, by: Party::TokenServer });
             }
-            status @ (408 | 500..) => return Err(UpstreamError::Status { status }),
+            status @ (408 | 500..) => return Err(UpstreamError::Status { status, by: Party::TokenServer }),
             status => {
                 let code = error_code(&wire::small_body(response).await);
                 return Err(UpstreamError::Denied { status, by: Party::TokenServer, code });

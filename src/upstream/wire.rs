@@ -1,8 +1,7 @@
-//! One HTTP request and the headers of its answer: in its turn, before its deadline, seen by the observer, with every failure put
+//! One HTTP request and the headers of its answer: before its deadline, seen by the observer, with every failure put
 //! into this layer's words. It knows nothing of challenges, redirects or what a status means.
 
 use std::error::Error as _;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,20 +14,18 @@ use super::address::NotPublic;
 use super::clients::{Clients, Proxies};
 use super::connect::ConnectTimedOut;
 use super::error::{BuildError, Phase, Refusal, UpstreamError};
+use super::rate::Rate;
 use super::rate_limit::RateLimit;
 use super::redirect::{Hop, Reach};
-use super::resolve::Unresolved;
+use super::resolve::{Resolver, Unresolved};
 use super::settings::RegistryConfig;
 use super::{Observer, Outcome};
 use crate::oci::UpstreamName;
-use crate::util::Pace;
 
 /// Bodies of errors, redirects and challenges up to this size are read to keep the connection; longer ones cost it.
 const SMALL_BODY_BYTES: usize = 8 * 1024;
 /// The longest time that such a body may take: a connection is not worth more.
 const SMALL_BODY_PATIENCE: Duration = Duration::from_secs(2);
-/// How many times the rate may go at once after a pause.
-const BURST: NonZeroU32 = NonZeroU32::new(2).expect("two is not zero");
 /// The longest text of a failure that is kept.
 const REASON_MAX_CHARS: usize = 300;
 
@@ -39,7 +36,7 @@ pub(super) struct Wire {
     pub(super) stall_timeout: Duration,
     pub(super) headers_timeout: Duration,
     clients: Clients,
-    pace: Pace,
+    rate: Arc<Rate>,
 }
 
 /// One request. `kind` is the observer's word for it.
@@ -51,20 +48,25 @@ pub(super) struct Request<'a> {
 }
 
 impl Wire {
-    pub(super) fn new(config: &RegistryConfig, proxies: Proxies, observer: Arc<dyn Observer>) -> Result<Self, BuildError> {
+    pub(super) fn new(
+        config: &RegistryConfig,
+        proxies: Proxies,
+        resolver: Resolver,
+        observer: Arc<dyn Observer>,
+    ) -> Result<Self, BuildError> {
         Ok(Self {
             upstream: config.name.clone(),
             observer,
             stall_timeout: config.stall_timeout,
             headers_timeout: config.headers_timeout,
-            clients: Clients::new(config, proxies)?,
-            pace: Pace::new(config.requests_per_second, config.requests_per_second.saturating_mul(BURST), config.headers_timeout),
+            clients: Clients::new(config, proxies, resolver)?,
+            rate: Arc::clone(&config.rate),
         })
     }
 
     /// Sends `request` and waits for the headers of its answer, of whatever status.
     pub(super) async fn send(&self, request: Request<'_>) -> Result<Response, UpstreamError> {
-        self.pace.turn().await.map_err(|_| UpstreamError::Timeout { phase: Phase::Queue })?;
+        self.rate.note_request();
         let Request { kind, method, hop, mut headers } = request;
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         let verb = if method == Method::HEAD { "HEAD" } else { "GET" };
@@ -136,7 +138,7 @@ fn explain(error: reqwest::Error) -> UpstreamError {
     match (error.is_connect(), error.is_timeout()) {
         (true, true) => UpstreamError::Timeout { phase: Phase::Connect },
         (true, false) => UpstreamError::Unreachable { reason: reason(&error) },
-        (false, _) => UpstreamError::Broken { reason: reason(&error) },
+        (false, _) => UpstreamError::NoAnswer { reason: reason(&error) },
     }
 }
 

@@ -33,7 +33,7 @@ impl Pace {
     /// At most `per_second` turns, and `burst` at once after a pause. Nobody waits for longer than `patience`.
     pub fn new(per_second: NonZeroU32, burst: NonZeroU32, patience: Duration) -> Self {
         let quota = Quota::per_second(per_second).allow_burst(burst.max(per_second));
-        let limiter = RateLimiter::direct_with_clock(quota, TokioClock(Instant::now()));
+        let limiter = RateLimiter::direct_with_clock(quota, TokioClock::new(Instant::now()));
         Self { limiter, line: Mutex::new(()), patience, debt: AtomicU32::new(0) }
     }
 
@@ -61,9 +61,16 @@ impl Pace {
     }
 }
 
-/// The clock of the runtime, so that tests can turn it.
+/// The clock of the runtime, for `governor`, so that tests can turn it.
 #[derive(Clone, Debug)]
-struct TokioClock(Instant);
+pub struct TokioClock(Instant);
+
+impl TokioClock {
+    /// One whose time begins at `start`.
+    pub fn new(start: Instant) -> Self {
+        Self(start)
+    }
+}
 
 impl Clock for TokioClock {
     type Instant = Duration;

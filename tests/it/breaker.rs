@@ -311,11 +311,12 @@ async fn one_upstreams_trouble_does_not_hold_up_another() {
     let hole = stuck.fault(Fault::on(Listener::Registry).hold());
     let in_vain = (0..600_u32).map(|number| larder.get(blob(&Digest::sha256(&number.to_le_bytes()))));
     let meanwhile = async {
-        hole.until_held(100).await;
+        // What one client may ask at once: a quarter is for others.
+        hole.until_held(75).await;
         let name = format!("quay.io/{NAME}");
         assert_eq!(pull_from(&larder, &name).await, there.manifest().bytes);
         let still_held = stuck.faults().iter().map(|fault| fault.held).sum::<usize>();
-        assert!(still_held >= 100, "{still_held}");
+        assert!(still_held >= 75, "{still_held}");
         hole.release();
     };
     let (answers, ()) = tokio::join!(join_all(in_vain), meanwhile);

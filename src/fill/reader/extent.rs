@@ -23,12 +23,12 @@ pub struct Extent {
     file: Arc<dyn StoredFile>,
     range: Range<u64>,
     /// Reads the same bytes.
-    reader: Reader,
+    reader: Box<Reader>,
 }
 
 impl Extent {
     pub(super) fn new(file: Arc<dyn StoredFile>, range: Range<u64>, reader: Reader) -> Self {
-        Self { file, range, reader }
+        Self { file, range, reader: Box::new(reader) }
     }
 
     /// An extent of which `rest` is read.

@@ -10,10 +10,14 @@ use crate::upstream::RateLimit;
 const RESERVE: u64 = 10;
 const RESERVE_PART: u64 = 5;
 
-/// Whether what is left of a limit should be left to clients.
-pub(super) fn is_near(limit: &RateLimit) -> bool {
+/// Which part of the limit is left before the operator's reserve is reached: prefetches are the first to end.
+const MARGIN_PART: u64 = 10;
+
+/// Whether what is left of a limit should be left to clients. `unreserved` of it is not the operator's reserve.
+pub(super) fn is_near(limit: &RateLimit, unreserved: u64) -> bool {
     let reserve = limit.limit.map_or(RESERVE, |limit| (limit / RESERVE_PART).max(RESERVE));
-    limit.remaining < reserve
+    let margin = limit.limit.map_or(1, |limit| (limit / MARGIN_PART).max(1));
+    limit.remaining < reserve || unreserved < margin
 }
 
 /// Bytes of fills that have begun, and have not reserved their room in the store yet.
@@ -67,7 +71,16 @@ mod tests {
             (None, 9, true),
         ] {
             let told = RateLimit { limit, remaining, window: None, source: None };
-            assert_eq!(is_near(&told), expected, "{told:?}");
+            assert_eq!(is_near(&told, remaining), expected, "{told:?}");
+        }
+    }
+
+    #[test]
+    fn the_operators_reserve_and_a_tenth_before_it_are_left_to_clients() {
+        let told = |remaining| RateLimit { limit: Some(100), remaining, window: None, source: None };
+        // Of a reserve of 50.
+        for (remaining, expected) in [(60, false), (59, true), (50, true), (30, true)] {
+            assert_eq!(is_near(&told(remaining), u64::saturating_sub(remaining, 50)), expected, "{remaining}");
         }
     }
 

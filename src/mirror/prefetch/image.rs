@@ -107,7 +107,7 @@ impl Mirror {
         let key = ContentKey::new(place, Kind::Blob, &blob.digest);
         self.not_denied(&Asked::Content(key.clone())).map_err(Stopped::Manifest)?;
         let room = prefetch.promised.promise(blob.size, || self.shared.store.stats()).ok_or(Stopped::NoRoom)?;
-        let filled = match self.shared.fills.fill(blob.digest, &place.source(), Some(blob.size)) {
+        let filled = match self.shared.fills.fill(blob.digest, &place.source(Caller::Larder), Some(blob.size)) {
             Joined::InFlight(_) => return Ok(()),
             Joined::Broken(error) => Err(error),
             Joined::Began(fill) => match fill.opened().await {
@@ -146,7 +146,10 @@ impl Mirror {
         if let Some(error) = prefetch.failures.get(upstream) {
             return Err(Stopped::FailedBefore(error));
         }
-        if place.upstream.origin.rate_limit().is_some_and(|limit| is_near(&limit)) {
+        let origin = &place.upstream.origin;
+        if let (Some(limit), Some(unreserved)) = (origin.rate_limit(), origin.unreserved())
+            && is_near(&limit, unreserved)
+        {
             return Err(Stopped::LimitNear);
         }
         if !self.shared.fills.has_places_to_spare(upstream) {

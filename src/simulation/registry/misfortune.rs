@@ -91,8 +91,8 @@ impl Misfortune {
             4 => UpstreamError::denied(403),
             5 => UpstreamError::RateLimited { retry_after, by: Party::Registry },
             6 => UpstreamError::RangeNotSatisfiable,
-            7 | 8 => UpstreamError::Status { status: *dice.pick(&[400, 405, 500, 502, 503, 504]) },
-            9 => UpstreamError::Broken { reason: "the connection was cut".to_owned() },
+            7 | 8 => UpstreamError::status(*dice.pick(&[400, 405, 500, 502, 503, 504])),
+            9 => UpstreamError::NoAnswer { reason: "the connection was cut".to_owned() },
             _ => UpstreamError::Unreachable { reason: "connection refused".to_owned() },
         })
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::upstream::error::{Phase, UpstreamError};
+use crate::upstream::error::{Phase, UpstreamError, is_server_failure};
 use crate::util::jitter;
 
 /// After so many failures, with no answer among them, nothing is asked for a while. One suffices if nothing could be connected to.
@@ -81,7 +81,8 @@ impl Verdict {
             UpstreamError::Unreachable { .. } => Self::IsUnreachable,
             UpstreamError::Timeout { phase: Phase::Resolve | Phase::Connect } => Self::IsUnreachable,
             UpstreamError::Timeout { phase: Phase::Headers | Phase::Token } => Self::Fails,
-            UpstreamError::Status { status: 500 | 502..=504 } => Self::Fails,
+            UpstreamError::NoAnswer { .. } => Self::Fails,
+            UpstreamError::Status { status, .. } if is_server_failure(*status) => Self::Fails,
             UpstreamError::NotFound
             | UpstreamError::Denied { .. }
             | UpstreamError::RateLimited { .. }
@@ -92,7 +93,8 @@ impl Verdict {
             | UpstreamError::Refused(_)
             | UpstreamError::Offline
             | UpstreamError::Suspended { .. }
-            | UpstreamError::Saving { .. } => Self::Nothing,
+            | UpstreamError::Saving { .. }
+            | UpstreamError::ShareSpent { .. } => Self::Nothing,
         }
     }
 
@@ -187,7 +189,7 @@ mod tests {
     use super::*;
 
     const UNREACHABLE: UpstreamError = UpstreamError::Timeout { phase: Phase::Connect };
-    const FAILURE: UpstreamError = UpstreamError::Status { status: 503 };
+    const FAILURE: UpstreamError = UpstreamError::status(503);
 
     /// A breaker, and the time as it sees it.
     struct Case {
@@ -297,11 +299,11 @@ mod tests {
     #[test]
     fn answers_are_told_from_failures() {
         let of = |error| Verdict::of::<()>(&Err(error));
-        for status in [500, 502, 503, 504] {
-            assert_eq!(of(UpstreamError::Status { status }), Verdict::Fails);
+        for status in [500, 502, 503, 504, 507, 520, 522, 527, 599] {
+            assert_eq!(of(UpstreamError::status(status)), Verdict::Fails, "{status}");
         }
-        for status in [400, 405, 408, 501] {
-            assert_eq!(of(UpstreamError::Status { status }), Verdict::Answers);
+        for status in [400, 405, 408, 501, 505, 600] {
+            assert_eq!(of(UpstreamError::status(status)), Verdict::Answers, "{status}");
         }
         for (phase, verdict) in [
             (Phase::Queue, Verdict::Nothing),
@@ -315,6 +317,7 @@ mod tests {
         }
         assert_eq!(of(UpstreamError::NotFound), Verdict::Answers);
         assert_eq!(of(UpstreamError::denied(401)), Verdict::Answers);
+        assert_eq!(of(UpstreamError::NoAnswer { reason: String::new() }), Verdict::Fails);
         assert_eq!(of(UpstreamError::Broken { reason: String::new() }), Verdict::Nothing);
         assert_eq!(Verdict::of(&Ok(())), Verdict::Answers);
     }

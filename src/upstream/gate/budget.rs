@@ -1,11 +1,14 @@
-//! What an endpoint allows: how many pulls it has said are left, and until when it has asked not to be asked. It keeps what it is
+//! What an endpoint allows: how many pulls it has said are left, and for whom, and until when it has asked not to be asked. It keeps what it is
 //! told for as long as that holds, and never asks.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::shares::{Left, Shares};
 use crate::config::Reserve;
+use crate::upstream::Caller;
+use crate::upstream::error::UpstreamError;
 use crate::upstream::rate_limit::RateLimit;
 
 /// For how long what was said of the limit is believed, where its window was not told.
@@ -22,6 +25,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
 pub(super) struct Budget {
     told: Option<(Instant, RateLimit)>,
     limited_until: Option<Instant>,
+    shares: Shares,
 }
 
 impl Budget {
@@ -50,14 +54,43 @@ impl Budget {
         (now - *told < limit.window.unwrap_or(USUAL_WINDOW)).then_some(limit)
     }
 
+    /// Begins a pull on behalf of `caller`.
+    ///
+    /// # Errors
+    /// [`UpstreamError::ShareSpent`].
+    pub(super) fn begin_pull(&mut self, caller: Caller, now: Instant) -> Result<(), UpstreamError> {
+        let told = self.told(now).map(|limit| (limit.remaining, limit.window.unwrap_or(USUAL_WINDOW)));
+        let left = told.map(|(pulls, window)| Left { pulls, window });
+        self.shares.begin(caller, left, now).map_err(|retry_after| {
+            let remaining = told.map_or(0, |(remaining, _)| remaining);
+            UpstreamError::ShareSpent { remaining, retry_after }
+        })
+    }
+
+    /// Ends a pull that has begun.
+    pub(super) fn end_pull(&mut self, caller: Caller, has_pulled: bool) {
+        self.shares.end(caller, has_pulled);
+    }
+
     /// How many pulls are left, if these are to be saved.
     pub(super) fn saved(&self, reserve: Reserve, now: Instant) -> Option<u64> {
         let limit = self.told(now)?;
-        let reserve = match reserve {
-            Reserve::Pulls(pulls) => pulls,
-            Reserve::Share(percent) => share(limit.limit?, percent),
-        };
+        let reserve = reserved(limit, reserve)?;
         (reserve > 0 && limit.remaining <= reserve).then_some(limit.remaining)
+    }
+
+    /// How many pulls are left besides those that are to be saved.
+    pub(super) fn unreserved(&self, reserve: Reserve, now: Instant) -> Option<u64> {
+        let limit = self.told(now)?;
+        Some(limit.remaining.saturating_sub(reserved(limit, reserve).unwrap_or(0)))
+    }
+}
+
+/// How many pulls are to be saved, if that can be told.
+fn reserved(limit: &RateLimit, reserve: Reserve) -> Option<u64> {
+    match reserve {
+        Reserve::Pulls(pulls) => Some(pulls),
+        Reserve::Share(percent) => Some(share(limit.limit?, percent)),
     }
 }
 
@@ -98,6 +131,8 @@ mod tests {
             let remaining = told.remaining;
             budget.note(told.clone(), now);
             assert_eq!(budget.saved(reserve, now), is_saved.then_some(remaining), "{told:?}, {reserve:?}");
+            let unreserved = budget.unreserved(reserve, now).unwrap();
+            assert!(unreserved <= remaining && (!is_saved || unreserved == 0), "{told:?}, {reserve:?}");
         }
     }
 

@@ -17,7 +17,7 @@ use super::standing::{EndpointStanding, EndpointState};
 use crate::config::Reserve;
 use crate::oci::UpstreamName;
 use crate::upstream::error::{Party, Phase, UpstreamError};
-use crate::upstream::{Answer, Method, Origin, Question, RateLimit, Target};
+use crate::upstream::{Answer, Caller, Method, Origin, Question, RateLimit, Target};
 
 /// The part of its deadline that a question must have waited for its abandonment to say something of the endpoint. So long does an
 /// endpoint have, too, when there is another one to ask.
@@ -65,6 +65,7 @@ struct Asked {
     opening: Opening,
     at: Instant,
     has_ended: bool,
+    has_pulled: bool,
 }
 
 /// What a look at the endpoint has shown.
@@ -106,14 +107,20 @@ impl Endpoint {
     }
 
     /// Asks, whatever [`Endpoint::refusal`] says, and notes how that ends. `has_next` says that somebody else can be asked.
+    ///
+    /// # Errors
+    /// The origin's; and [`UpstreamError::ShareSpent`], without asking it.
     pub(super) async fn ask(self: &Arc<Self>, question: Question, has_next: bool) -> Result<Answer, UpstreamError> {
-        let asked = Asked {
-            endpoint: Arc::clone(self),
-            question: question.clone(),
-            opening: self.lock().side(Matter::of(&question)).breaker.opening(),
-            at: Instant::now(),
-            has_ended: false,
+        let at = Instant::now();
+        let opening = {
+            let mut state = self.lock();
+            if is_pull(&question) {
+                state.budget.begin_pull(question.caller, at)?;
+            }
+            state.side(Matter::of(&question)).breaker.opening()
         };
+        let asked =
+            Asked { endpoint: Arc::clone(self), question: question.clone(), opening, at, has_ended: false, has_pulled: false };
         let asking = self.origin.ask(question);
         let result = match has_next {
             false => asking.await,
@@ -130,6 +137,11 @@ impl Endpoint {
     /// How many pulls are left, if these are to be saved.
     pub(super) fn saved(&self, reserve: Reserve) -> Option<u64> {
         self.lock().budget.saved(reserve, Instant::now())
+    }
+
+    /// How many pulls are left besides those that are to be saved.
+    pub(super) fn unreserved(&self, reserve: Reserve) -> Option<u64> {
+        self.lock().budget.unreserved(reserve, Instant::now())
     }
 
     pub(super) fn standing(&self) -> EndpointStanding {
@@ -333,13 +345,13 @@ async fn look_after(endpoint: Weak<Endpoint>, matter: Matter, opening: Opening, 
     }
 }
 
-/// The same question, for who does not want the content.
+/// The same question, for nobody, who does not want the content.
 fn cheaply(question: &Question) -> Question {
     let method = match question.target {
         Target::Manifest(_) | Target::Blob(_) => Method::Head,
         Target::Tags { .. } | Target::Referrers { .. } => Method::Get,
     };
-    Question { method, ..question.clone() }
+    Question { method, caller: Caller::Larder, ..question.clone() }
 }
 
 /// No answer came while somebody waited for it.
@@ -350,16 +362,25 @@ fn late() -> UpstreamError {
 impl Asked {
     fn end(mut self, result: Result<Answer, UpstreamError>) -> Result<Answer, UpstreamError> {
         self.has_ended = true;
+        self.has_pulled = result.is_ok();
         self.endpoint.note(&self, result)
     }
 }
 
-/// Whoever asked waits no longer.
+/// Whether a registry that limits pulls counts this as one: Docker Hub counts who gets a manifest, not who asks for its head.
+fn is_pull(question: &Question) -> bool {
+    matches!(question.target, Target::Manifest(_)) && question.method != Method::Head
+}
+
+/// Whoever asked waits no longer, if it has not ended.
 impl Drop for Asked {
     fn drop(&mut self) {
         if !self.has_ended && self.at.elapsed() >= self.endpoint.telling() {
             // It is an error that is noted, and comes back.
             let _ = self.endpoint.note(self, Err(late()));
+        }
+        if is_pull(&self.question) {
+            self.endpoint.lock().budget.end_pull(self.question.caller, self.has_pulled);
         }
     }
 }

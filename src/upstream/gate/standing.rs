@@ -55,6 +55,8 @@ pub enum Unasked {
     Limited,
     /// What is left of its limit is kept for what is not cached.
     Saving,
+    /// The client has had its share of the limit.
+    Share,
     /// Too many questions were waiting for their answers for too long.
     Queue,
 }
@@ -74,7 +76,7 @@ impl Standing {
 
 impl Unasked {
     /// All of them, for metrics that exist before they count.
-    pub const ALL: [Self; 5] = [Self::Offline, Self::Suspended, Self::Limited, Self::Saving, Self::Queue];
+    pub const ALL: [Self; 6] = [Self::Offline, Self::Suspended, Self::Limited, Self::Saving, Self::Share, Self::Queue];
 
     /// One word for metrics.
     pub const fn as_str(self) -> &'static str {
@@ -83,6 +85,7 @@ impl Unasked {
             Self::Suspended => "suspended",
             Self::Limited => "limited",
             Self::Saving => "saving",
+            Self::Share => "share",
             Self::Queue => "queue",
         }
     }

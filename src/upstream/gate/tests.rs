@@ -14,7 +14,7 @@ use crate::upstream::{Method, Target};
 const LIMIT: RateLimit = RateLimit { limit: Some(100), remaining: 10, window: Some(Duration::from_secs(600)), source: None };
 
 fn status(status: u16) -> Reply {
-    Reply::Error(UpstreamError::Status { status })
+    Reply::Error(UpstreamError::status(status))
 }
 
 fn limited(seconds: Option<u64>, by: Party) -> Reply {
@@ -76,6 +76,29 @@ async fn server_errors_in_a_row_open_it_and_a_404_among_them_does_not() {
             let _ = script::ask(&gate).await;
         }
         assert_eq!(gate.standing().is_open(), is_open);
+    }
+}
+
+/// Behind a load balancer with nobody behind it: it accepts, and closes.
+#[tokio::test(start_paused = true)]
+async fn who_breaks_off_without_an_answer_is_left_alone_and_the_next_is_asked() {
+    let broken_off = UpstreamError::NoAnswer { reason: "connection closed before message completed".to_owned() };
+    for failure in [broken_off, UpstreamError::status(522)] {
+        let origins = Origins::new([Reply::Error(failure.clone())]);
+        let gate = origins.gate(|_| {});
+        for _ in 0..3 {
+            assert_eq!(script::ask(&gate).await, Err(failure.clone()));
+        }
+        sleep(Duration::from_secs(20)).await;
+        assert!(is_suspended_by(&script::ask(&gate).await, &failure), "a look that meets it does not close it");
+        assert_eq!(origins.asked().iter().filter(|(_, question)| question.method == Method::Get).count(), 3);
+
+        let origins = Origins::new([Reply::Error(failure), Reply::Answer]);
+        let gate = origins.gate(|_| {});
+        for _ in 0..10 {
+            assert_eq!(script::ask(&gate).await, Ok(()));
+        }
+        assert_eq!(origins.endpoints_asked(), [0, 1, 0, 1, 0, 1, 1, 1, 1, 1, 1, 1, 1]);
     }
 }
 
@@ -265,6 +288,46 @@ async fn questions_queue_in_their_order_and_not_for_longer_than_their_deadline()
     let order: Vec<_> = origins.asked().iter().map(|(_, question)| question.repository.to_string()).collect();
     assert_eq!(order, ["x/1", "x/2"]);
     assert_eq!(origins.unasked(), [Unasked::Queue]);
+}
+
+/// A hundred questions at five a second: most are refused, all of them by us, and nothing is held against the upstream.
+#[tokio::test(start_paused = true)]
+async fn our_own_limits_are_none_of_the_upstreams_failures() {
+    for replies in [vec![Reply::Answer], vec![Reply::Answer, Reply::Answer]] {
+        let origins = Origins::of(replies);
+        let gate = origins.gate(|config| {
+            config.rate = Arc::new(Rate::new(5.try_into().unwrap()));
+            config.queue_timeout = Duration::from_secs(8);
+        });
+        // Who asks waits for little longer than the queue takes.
+        let questions = (0..100).map(|_| timeout(Duration::from_secs(10), gate.ask(manifest("x/y"))));
+        let results = futures::future::join_all(questions).await;
+        let answered = results.iter().filter(|result| matches!(result, Ok(Ok(_)))).count();
+        let busy = UpstreamError::Timeout { phase: Phase::Queue };
+        let refused = results.iter().filter(|result| matches!(result, Ok(Err(error)) if *error == busy)).count();
+        assert!((45..=55).contains(&answered) && answered + refused == 100, "{answered} and {refused}");
+        assert!(origins.endpoints_asked().iter().all(|endpoint| *endpoint == 0) && !gate.standing().is_open());
+        assert_eq!(busy.retry_after(), Some(Duration::from_secs(1)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_client_does_not_spend_what_is_left_for_all() {
+    let client = |number: u8| Caller::Client([10, 0, 0, number].into());
+    let origins = Origins::new([Reply::Told(RateLimit { remaining: 3, ..LIMIT })]);
+    let gate = origins.gate(|_| {});
+    let ask = |caller, method| gate.ask(Question { caller, method, ..manifest("x/y") });
+    assert!(ask(client(1), Method::Get).await.is_ok() && ask(client(2), Method::Get).await.is_ok());
+    for _ in 0..3 {
+        assert!(ask(client(1), Method::Get).await.is_ok());
+    }
+    let refused = ask(client(1), Method::Get).await.map(drop);
+    assert_eq!(refused, Err(UpstreamError::ShareSpent { remaining: 3, retry_after: Duration::from_secs(600) }));
+    assert_eq!(origins.unasked(), [Unasked::Share]);
+    assert!(ask(client(1), Method::Head).await.is_ok(), "that is not counted");
+    assert!(ask(client(2), Method::Get).await.is_ok() && ask(Caller::Larder, Method::Get).await.is_ok());
+    sleep(Duration::from_secs(600)).await;
+    assert!(ask(client(1), Method::Get).await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use super::server::serve_on;
 use super::*;
 use crate::upstream::redirect::{Hop, Reach};
+use crate::upstream::resolve::Resolver;
 use crate::upstream::wire::{Request, Wire};
 
 const CDN: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
@@ -96,7 +97,8 @@ async fn private_addresses_are_not_connected_to() {
 async fn a_foreign_name_is_connected_to_at_public_addresses_only() {
     let trap = serve(content);
     let notes = Arc::new(Notes::default());
-    let wire = Wire::new(&config("https://r.example.org/"), Proxies::none(), notes).unwrap();
+    let resolver = Resolver::new(Duration::from_secs(5), Duration::from_secs(5));
+    let wire = Wire::new(&config("https://r.example.org/"), Proxies::none(), resolver, notes).unwrap();
     let url: url::Url = format!("http://localhost:{}/", trap.port()).parse().unwrap();
     for kind in ["blob", "manifest"] {
         let hop = Hop { url: url.clone(), reach: Reach::Foreign };

@@ -67,7 +67,7 @@ async fn an_outage_of_the_token_server_is_not_noticed_while_a_token_lasts() {
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(server.count("/token"), 2);
     let_pass(Duration::from_secs(20)).await;
-    assert_eq!(fetch_error(&registry, manifest("a/b")).await, UpstreamError::Status { status: 503 });
+    assert_eq!(fetch_error(&registry, manifest("a/b")).await, UpstreamError::Status { status: 503, by: Party::TokenServer });
     *down.lock().unwrap() = false;
     fetch(&registry, manifest("a/b")).await.unwrap();
 }
@@ -91,7 +91,7 @@ async fn what_is_wrong_with_the_token_server_is_said_as_it_is() {
     type Case = (Box<dyn Fn() -> Reply + Send + Sync>, UpstreamError);
     let denied = |status| UpstreamError::Denied { status, by: Party::TokenServer, code: None };
     let cases: Vec<Case> = vec![
-        (Box::new(|| Reply::new(503)), UpstreamError::Status { status: 503 }),
+        (Box::new(|| Reply::new(503)), UpstreamError::Status { status: 503, by: Party::TokenServer }),
         (
             Box::new(|| Reply::new(429).header("retry-after", "7")),
             UpstreamError::RateLimited { retry_after: Some(Duration::from_secs(7)), by: Party::TokenServer },
@@ -121,7 +121,7 @@ async fn a_token_reply_of_a_gigabyte_is_not_read() {
     let server = with_token_server(|| Reply::new(200).endless(1 << 30));
     let notes = Arc::new(Notes::default());
     let registry = registry_seen_by(config(&server.url()), Arc::clone(&notes));
-    assert!(matches!(fetch_error(&registry, manifest("a/b")).await, UpstreamError::Broken { .. }));
+    assert!(matches!(fetch_error(&registry, manifest("a/b")).await, UpstreamError::NoAnswer { .. }));
 }
 
 #[tokio::test]
@@ -143,6 +143,6 @@ async fn a_registry_that_moves_to_another_token_server_is_followed() {
     *current.lock().unwrap() = (second.url(), "Bearer second");
     let_pass(Duration::from_secs(100)).await;
     let error = fetch_error(&registry, manifest("a/b")).await;
-    assert!(matches!(error, UpstreamError::Unreachable { .. } | UpstreamError::Broken { .. }), "{error}");
+    assert!(matches!(error, UpstreamError::Unreachable { .. } | UpstreamError::NoAnswer { .. }), "{error}");
     fetch(&registry, manifest("a/b")).await.unwrap();
 }

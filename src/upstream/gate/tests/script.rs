@@ -10,7 +10,9 @@ use tokio::time::sleep;
 use crate::config::Reserve;
 use crate::oci::UpstreamName;
 use crate::upstream::gate::{Gate, GateConfig, Unasked};
-use crate::upstream::{Answer, Head, Method, Observer, Origin, Outcome, Question, RateLimit, Target, UpstreamError};
+use crate::upstream::{
+    Answer, Caller, Head, Method, Observer, Origin, Outcome, Question, Rate, RateLimit, Target, UpstreamError,
+};
 
 /// How an origin answers.
 #[derive(Clone, Debug)]
@@ -45,7 +47,11 @@ struct ScriptedOrigin {
 impl Origins {
     /// One endpoint for each reply, which it gives until it is told otherwise.
     pub(super) fn new<const N: usize>(replies: [Reply; N]) -> Self {
-        Self(Arc::new(Mutex::new(State { replies: replies.into(), ..State::default() })))
+        Self::of(replies.into())
+    }
+
+    pub(super) fn of(replies: Vec<Reply>) -> Self {
+        Self(Arc::new(Mutex::new(State { replies, ..State::default() })))
     }
 
     pub(super) fn set(&self, endpoint: usize, reply: Reply) {
@@ -77,6 +83,8 @@ impl Origins {
             offline: false,
             reserve: Reserve::Share(10),
             concurrent_requests: 100.try_into().unwrap(),
+            rate: Arc::new(Rate::new(10_000.try_into().unwrap())),
+            queue_timeout: Duration::from_secs(15),
             headers_timeout: Duration::from_secs(15),
         };
         change(&mut config);
@@ -93,8 +101,7 @@ impl Origin for ScriptedOrigin {
     fn ask(&self, question: Question) -> BoxFuture<'static, Result<Answer, UpstreamError>> {
         let mut state = self.origins.0.lock().unwrap();
         let is_broken = state.broken.as_deref() == Some(question.repository.as_str());
-        let reply =
-            if is_broken { Reply::Error(UpstreamError::Status { status: 500 }) } else { state.replies[self.number].clone() };
+        let reply = if is_broken { Reply::Error(UpstreamError::status(500)) } else { state.replies[self.number].clone() };
         state.asked.push((self.number, question));
         async move {
             let head = match reply {
@@ -132,7 +139,7 @@ impl Observer for Origins {
 /// A question about a manifest.
 pub(super) fn manifest(repository: &str) -> Question {
     let target = Target::Manifest("latest".parse().unwrap());
-    Question { repository: repository.parse().unwrap(), target, method: Method::Get }
+    Question { repository: repository.parse().unwrap(), target, method: Method::Get, caller: Caller::Larder }
 }
 
 /// Asks for some manifest.
