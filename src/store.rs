@@ -41,7 +41,8 @@ use std::time::Duration;
 
 use futures::Stream;
 
-use self::blobs::{Blobs, Growth};
+use self::blobs::Blobs;
+use self::budget::Budget;
 use self::catalog::database::Database;
 use self::exclusive::Exclusive;
 use self::filesystem::Guarded;
@@ -104,6 +105,7 @@ pub struct StoreStats {
     pub reserved: u64,
     /// Contents at rest. May be too low while `walking`.
     pub blobs: u64,
+    /// How many bytes there may be: the limit, or less where others have filled the file system.
     pub max_bytes: u64,
     /// Contents evicted.
     pub evictions: u64,
@@ -150,6 +152,9 @@ impl Store {
         let on_renewed = Box::new(move || requester.send_for_new_catalog());
         let (database, budget) =
             Database::open(layout.catalog(), Arc::clone(&folder), config.max_bytes, Arc::clone(&clock), on_renewed)?;
+        if walks.may_miss_pins() {
+            estimate(&*fs, &layout, &budget);
+        }
         let health = Arc::new(Health::default());
         let numbers = Arc::new(AtomicU64::new(0));
         let parts = Parts::take_over(
@@ -173,8 +178,8 @@ impl Store {
             catalog: Arc::clone(&catalog),
             budget,
             min_free: AtomicU64::new(0),
+            margin: AtomicU64::new(0),
             holds: Holds::default(),
-            growth: Mutex::new(Growth::Unknown { room: None }),
             claims: Exclusive::new(),
             evicting: Mutex::default(),
             evictions: AtomicU64::new(0),
@@ -350,10 +355,10 @@ impl Store {
         self.blobs.budget.limit(max_bytes);
     }
 
-    /// Lowers the limit on bytes, if it is higher, to what is at rest and `room` bytes more, as soon as it is known what is at rest:
-    /// a catalog that was lost, or is half made, would have it that this is little, and what is cached would go.
-    pub fn limit_growth(&self, room: u64) {
-        self.blobs.limit_growth(room);
+    /// Has the store not grow while less than `bytes` bytes of its file system are free: then content goes for content, and what is
+    /// cached stays.
+    pub fn limit_growth(&self, bytes: u64) {
+        self.blobs.margin.store(bytes, Ordering::Relaxed);
     }
 
     /// Has so many bytes of the file system left to others from now on: content goes, or is not stored, rather than that.
@@ -374,7 +379,7 @@ impl Store {
             bytes: amounts.at_rest,
             reserved: amounts.reserved,
             blobs: amounts.blobs,
-            max_bytes: budget.max(),
+            max_bytes: self.blobs.capacity(),
             evictions: evictions.load(Ordering::Relaxed),
             evicted_bytes: evicted_bytes.load(Ordering::Relaxed),
             disk_errors: health.disk_errors(),
@@ -389,6 +394,15 @@ impl Store {
     /// What is known about content.
     pub fn catalog(&self) -> &Catalog {
         &self.catalog
+    }
+}
+
+/// How much is at rest at the most, as long as a new catalog does not know it and nobody has looked.
+fn estimate(fs: &dyn FileSystem, layout: &Layout, budget: &Budget) {
+    if fs.list(&layout.blobs()).is_ok_and(|entries| entries.is_empty()) {
+        budget.surveyed(0);
+    } else if let Ok(space) = fs.space(layout.root()) {
+        budget.estimated(space.used);
     }
 }
 

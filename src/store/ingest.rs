@@ -342,8 +342,6 @@ fn create(blobs: &Blobs, digest: &Digest) -> Result<(PartName, Arc<dyn StoredFil
 
 /// Reserves more than what is needed now, so as not to be back at once; less if there is no room for that.
 fn reserve_in_steps(blobs: &Blobs, reservation: &mut Reservation, total: u64) -> Result<(), StoreError> {
-    match reservation.grow(total.checked_next_multiple_of(STEP).unwrap_or(total)) {
-        Ok(()) => Ok(()),
-        Err(_) => blobs.reserve(reservation, total),
-    }
+    let step = total.checked_next_multiple_of(STEP).unwrap_or(total);
+    if blobs.reserve_what_is_free(reservation, step) { Ok(()) } else { blobs.reserve(reservation, total) }
 }

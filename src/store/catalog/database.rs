@@ -39,7 +39,7 @@ impl Database {
             tracing::info!(path = %path.display(), "a new catalog is made from blobs/ and refs/");
             on_renewed();
         }
-        let budget = Budget::new(max_bytes, opened.at_rest, opened.blobs);
+        let budget = Budget::new(max_bytes, opened.at_rest, opened.blobs, opened.fresh);
         let readers = Arc::new(Readers::new(path.clone(), Arc::clone(&folder)));
         let accesses = Arc::new(Accesses::default());
         let worker = Worker {

@@ -203,7 +203,7 @@ impl Worker {
         if self.connection.is_none() {
             self.folder.check()?;
             let opened = schema::open(&self.path, self.clock.unix_millis())?;
-            self.budget.restart(opened.at_rest, opened.blobs);
+            self.budget.restart(opened.at_rest, opened.blobs, opened.fresh);
             self.connection = Some(opened.connection);
             (self.on_renewed)();
             self.readers.renew();

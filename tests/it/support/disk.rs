@@ -107,6 +107,12 @@ impl Disk {
         assert_eq!(error.map(|error| error.kind()), Some(std::io::ErrorKind::StorageFull));
     }
 
+    /// Gives back so many bytes of what [`Disk::fill_up`] has taken.
+    pub(crate) fn make_room_for(&self, bytes: u64) {
+        let filler = fs::OpenOptions::new().write(true).open(self.filler()).unwrap();
+        filler.set_len(filler.metadata().unwrap().len() - bytes).unwrap();
+    }
+
     pub(crate) fn make_room(&self) {
         fs::remove_file(self.filler()).unwrap();
     }
