@@ -133,39 +133,51 @@ impl Content {
 
 impl Store {
     /// Opens the store in a folder that is new, empty or a store's. Blocks, no longer if there is much in it; then content is
-    /// served at once, while a thread brings the catalog into agreement with the folder.
+    /// served at once, while a thread brings the catalog into agreement with the folder. A disk that fails is no reason not to: what can
+    /// be read is there, and the rest when the disk is well; [`Store::trouble`] tells.
     ///
     /// # Errors
-    /// [`OpenError`], among others if another process has the folder, or it belongs to something else.
+    /// [`OpenError`] if another process has the folder, or it belongs to something else, or threads cannot be started.
     pub fn open(config: StoreConfig, fs: Arc<dyn FileSystem>, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
-        let folder = Arc::new(Folder::claim(&config.dir)?);
+        let (folder, absence) = Folder::claim_or_wait(&config.dir)?;
+        let folder = Arc::new(folder);
         let fs: Arc<dyn FileSystem> = Arc::new(Guarded { fs, folder: Arc::clone(&folder) });
         let layout = Arc::new(Layout::new(folder.path().to_owned()));
         let dir = &config.dir;
         let failed = |what| move |source| OpenError::Io { dir: dir.clone(), what, source };
+        let health = Arc::new(Health::default());
+        if let Some(reason) = absence {
+            health.folder_is_gone(reason.to_string());
+        }
         for part in [layout.blobs(), layout.ingest(), layout.refs()] {
-            fs.create_folder(&part).map_err(failed("create a folder in it"))?;
+            // They are made when something is to be in them, too.
+            if let Err(error) = fs.create_folder(&part) {
+                health.disk_error(Operation::CreateFolder, &part, &error);
+            }
         }
 
         let (requester, requests, walks) = walk::Requester::new();
         requester.send();
         let on_renewed = Box::new(move || requester.send_for_new_catalog());
-        let (database, budget) =
+        let (database, budget, closure) =
             Database::open(layout.catalog(), Arc::clone(&folder), config.max_bytes, Arc::clone(&clock), on_renewed)?;
-        if walks.may_miss_pins() {
+        if let Some(error) = &closure {
+            health.catalog_is_closed(error);
+        }
+        if walks.may_miss_pins() || closure.is_some() {
             estimate(&*fs, &layout, &budget);
         }
-        let health = Arc::new(Health::default());
         let numbers = Arc::new(AtomicU64::new(0));
-        let parts = Parts::take_over(
+        let parts = Parts::new(
             Arc::clone(&fs),
             Arc::clone(&layout),
             Arc::clone(&health),
             Arc::clone(&clock),
             budget.clone(),
             Arc::clone(&numbers),
-        )
-        .map_err(failed("list the parts in flight in it"))?;
+        );
+        // Whoever begins one tries again.
+        let _ = parts.take_over();
         let refs = Refs { layout: Arc::clone(&layout), fs: Arc::clone(&fs), health: Arc::clone(&health), numbers };
         let inner = catalog::Inner { database, refs, health: Arc::clone(&health), claims: Exclusive::new(), folder };
         let catalog = Arc::new(inner);

@@ -18,8 +18,8 @@ struct Counts {
     /// Bytes of the content that the catalog knows.
     known: u64,
     unknown: Unknown,
-    /// Bytes of what was found and entered since the catalog is a new one.
-    adopted: u64,
+    /// Bytes of what has come to rest since the catalog was opened.
+    fetched: u64,
     reserved: u64,
     blobs: u64,
 }
@@ -81,7 +81,7 @@ impl Budget {
     /// to anybody until that has been [surveyed](Self::surveyed).
     pub(super) fn new(max: u64, at_rest: u64, blobs: u64, is_new: bool) -> Self {
         let unknown = if is_new { Unknown::Anything } else { Unknown::Exactly(0) };
-        let counts = Counts { known: at_rest, unknown, adopted: 0, reserved: 0, blobs };
+        let counts = Counts { known: at_rest, unknown, fetched: 0, reserved: 0, blobs };
         Self(Arc::new(Shared { max: AtomicU64::new(max), counts: Mutex::new(counts) }))
     }
 
@@ -112,6 +112,7 @@ impl Budget {
             reservation.bytes = 0;
         }
         counts.apply(change);
+        counts.fetched = counts.fetched.saturating_add(u64::try_from(change.bytes).unwrap_or(0));
     }
 
     /// The catalog learned of content that was there already.
@@ -119,7 +120,6 @@ impl Budget {
         let mut counts = self.lock();
         counts.apply(change);
         let bytes = u64::try_from(change.bytes).unwrap_or(0);
-        counts.adopted = counts.adopted.saturating_add(bytes);
         counts.unknown = counts.unknown.less(bytes);
     }
 
@@ -132,19 +132,19 @@ impl Budget {
             (true, Unknown::AtMost(bytes)) => Unknown::AtMost(counts.known.saturating_add(bytes)),
             (true, Unknown::Exactly(bytes)) => Unknown::Exactly(counts.known.saturating_add(bytes)),
         };
-        (counts.known, counts.blobs, counts.adopted) = (at_rest, blobs, 0);
+        (counts.known, counts.blobs, counts.fetched) = (at_rest, blobs, 0);
     }
 
     /// Of a new catalog: there cannot be more at rest than that. It counts as if there were, where somebody asks for room.
     pub(super) fn estimated(&self, most: u64) {
         let mut counts = self.lock();
-        counts.unknown = Unknown::AtMost(most).less(counts.adopted);
+        counts.unknown = Unknown::AtMost(most).less(counts.found());
     }
 
     /// Somebody has looked since the catalog is a new one: so many bytes are there.
     pub(super) fn surveyed(&self, at_rest: u64) {
         let mut counts = self.lock();
-        counts.unknown = Unknown::Exactly(at_rest).less(counts.adopted);
+        counts.unknown = Unknown::Exactly(at_rest).less(counts.found());
     }
 
     /// The catalog knows all that is there.
@@ -177,6 +177,11 @@ impl Counts {
             Unknown::Exactly(bytes) => self.known.saturating_add(bytes),
             Unknown::Anything | Unknown::AtMost(_) => self.known,
         }
+    }
+
+    /// What the catalog knows of what was there before.
+    fn found(&self) -> u64 {
+        self.known.saturating_sub(self.fetched)
     }
 
     fn at_most(&self) -> Option<u64> {

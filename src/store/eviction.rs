@@ -203,7 +203,7 @@ impl Blobs {
     /// Evicts content of `bytes` bytes or a little more, or all that may go; nothing as long as it may not be known what is pinned.
     /// Tells what goes, with its size, and gives how many bytes went.
     fn evict(&self, bytes: u64, tell: &mut dyn FnMut(Digest, u64)) -> u64 {
-        if self.walks.may_miss_pins() {
+        if self.walks.may_miss_pins() || self.health.is_catalog_closed() {
             return 0;
         }
         if let Err(error) = self.catalog.database.flush_accesses() {

@@ -72,6 +72,7 @@ impl Ingest {
     fn begin_blocking(blobs: Arc<Blobs>, digest: Digest, size: Option<u64>) -> Result<Self, StoreError> {
         // Nothing is to go for what cannot be stored.
         blobs.catalog.folder.check().map_err(|gone| StoreError::io(Operation::CreatePart, gone.into()))?;
+        blobs.parts.take_over().map_err(|error| StoreError::io(Operation::ListFolder, error))?;
         let mut reservation = blobs.budget.reservation();
         match size {
             Some(size) => blobs.reserve(&mut reservation, size)?,
@@ -92,6 +93,7 @@ impl Ingest {
     }
 
     fn resume_blocking(blobs: Arc<Blobs>, digest: Digest, size: Option<u64>) -> Option<(Self, PartMap)> {
+        blobs.parts.take_over().ok()?;
         let (kept, file) = blobs.parts.take(&digest, size)?;
         let KeptPart { name, map, mut reservation, writers, .. } = kept;
         let room = blobs.reserve(&mut reservation, map.size).and_then(|()| {

@@ -8,7 +8,8 @@ use rusqlite::Connection;
 
 use super::accesses::Accesses;
 use super::readers::Readers;
-use super::writer::{Command, Worker, Writer};
+use super::schema::Opened;
+use super::writer::{Command, Trouble, Worker, Writer};
 use super::{CatalogError, schema};
 use crate::oci::Digest;
 use crate::store::budget::Budget;
@@ -26,16 +27,21 @@ impl Database {
     /// Opens the catalog at `path` in `folder`, or a new one in place of one that cannot be used, and starts the writer. The budget
     /// begins with what the catalog says is at rest, and begins again whenever the catalog is opened again or replaced.
     ///
-    /// `on_renewed` is called if the catalog is a new one, and whenever it is opened again or replaced later.
+    /// `on_renewed` is called if the catalog is a new one, and whenever it is opened again or replaced later. Where it cannot be opened,
+    /// it tells why, and whoever writes tries again.
     pub(in crate::store) fn open(
         path: PathBuf,
         folder: Arc<Folder>,
         max_bytes: u64,
         clock: Arc<dyn Clock>,
         on_renewed: Box<dyn Fn() + Send>,
-    ) -> Result<(Self, Budget), CatalogError> {
-        let opened = schema::open(&path, clock.unix_millis())?;
-        if opened.fresh {
+    ) -> Result<(Self, Budget, Option<CatalogError>), CatalogError> {
+        let opened = folder.check().map_err(CatalogError::from).and_then(|()| schema::open(&path, clock.unix_millis()));
+        let (opened, error) = match opened {
+            Ok(opened) => (opened, None),
+            Err(error) => (Opened::default(), Some(error)),
+        };
+        if opened.fresh && error.is_none() {
             tracing::info!(path = %path.display(), "a new catalog is made from blobs/ and refs/");
             on_renewed();
         }
@@ -45,7 +51,8 @@ impl Database {
         let worker = Worker {
             path,
             folder,
-            connection: Some(opened.connection),
+            connection: opened.connection,
+            trouble: Trouble::default(),
             readers: Arc::clone(&readers),
             accesses: Arc::clone(&accesses),
             budget: budget.clone(),
@@ -53,7 +60,7 @@ impl Database {
             on_renewed,
         };
         let writer = Writer::start(worker).map_err(|error| CatalogError::Thread(Arc::new(error)))?;
-        Ok((Self { writer, readers, accesses }, budget))
+        Ok((Self { writer, readers, accesses }, budget, error))
     }
 
     /// Blocks, for microseconds as a rule.

@@ -70,6 +70,11 @@ impl Disk {
         run(mount.arg(self.mount_point()));
     }
 
+    /// Mounts it again as it is, with other options.
+    pub(crate) fn remount(&self, options: &str) {
+        run(Command::new("mount").args(["-o", &format!("remount,{options}")]).arg(self.mount_point()));
+    }
+
     /// Takes it away, whoever has files open on it.
     pub(crate) fn unmount(&self) {
         run(Command::new("umount").arg("--lazy").arg(self.mount_point()));
