@@ -327,8 +327,8 @@ impl Store {
     /// How many images there are by their names, tags included whose content is gone.
     pub async fn count_images(&self) -> u64 {
         let blobs = Arc::clone(&self.blobs);
-        let count = move || blobs.catalog.read("count images", catalog::holdings::count_images);
-        off_thread(count).await.ok().flatten().unwrap_or(0)
+        let count = move || blobs.catalog.database.examine(catalog::holdings::count_images);
+        off_thread(count).await.ok().and_then(Result::ok).unwrap_or(0)
     }
 
     /// Reads all content again and verifies it, one after the other; what is wrong is removed. Waits until the catalog agrees with the

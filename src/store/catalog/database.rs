@@ -65,7 +65,15 @@ impl Database {
 
     /// Blocks, for microseconds as a rule.
     pub(in crate::store) fn read<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, CatalogError> {
-        let (result, generation) = self.readers.read(work);
+        self.judge(self.readers.read(work))
+    }
+
+    /// As [`Database::read`], for what goes through much of the catalog: look-ups do not wait for it.
+    pub(in crate::store) fn examine<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, CatalogError> {
+        self.judge(self.readers.read_apart(work))
+    }
+
+    fn judge<T>(&self, (result, generation): (rusqlite::Result<T>, u64)) -> Result<T, CatalogError> {
         result.map_err(|error| {
             if schema::is_corruption(&error) {
                 // The writer is gone at shutdown only; then the next start finds the corruption.
@@ -136,7 +144,7 @@ impl Database {
     /// Blocks while the whole file is looked through, and has it set aside if it is broken.
     pub(in crate::store) fn check(&self) -> Result<(), CatalogError> {
         let verdict = |connection: &Connection| connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
-        let (verdict, generation) = self.readers.read(verdict);
+        let (verdict, generation) = self.readers.read_apart(verdict);
         match verdict {
             Ok(verdict) if verdict == "ok" => return Ok(()),
             Ok(verdict) => tracing::warn!(%verdict, "the catalog is broken"),

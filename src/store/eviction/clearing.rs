@@ -52,7 +52,7 @@ impl Blobs {
             }
             let lacking = free.saturating_sub(free_before + clearing.parts_bytes);
             self.catalog.database.flush_accesses()?;
-            gone = self.catalog.database.read(|connection| self.foresee(connection, lacking))?;
+            gone = self.catalog.database.examine(|connection| self.foresee(connection, lacking))?;
         } else {
             let parts_before = self.parts.bytes();
             while self.free() < free && self.parts.give_up_oldest() {}
@@ -65,7 +65,7 @@ impl Blobs {
         }
         let bytes: u64 = gone.iter().map(|(_, size)| size).sum();
         clearing.free_after = if is_dry { free_before + clearing.parts_bytes + bytes } else { self.free() };
-        clearing.evicted = self.catalog.database.read(|connection| name_all(connection, &gone))?;
+        clearing.evicted = self.catalog.database.examine(|connection| name_all(connection, &gone))?;
         Ok(clearing)
     }
 
