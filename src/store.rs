@@ -41,7 +41,8 @@ use std::time::Duration;
 
 use futures::Stream;
 
-use self::blobs::{Blobs, Growth};
+use self::blobs::Blobs;
+use self::budget::Budget;
 use self::catalog::database::Database;
 use self::exclusive::Exclusive;
 use self::filesystem::Guarded;
@@ -104,6 +105,7 @@ pub struct StoreStats {
     pub reserved: u64,
     /// Contents at rest. May be too low while `walking`.
     pub blobs: u64,
+    /// How many bytes there may be: the limit, or less where others have filled the file system.
     pub max_bytes: u64,
     /// Contents evicted.
     pub evictions: u64,
@@ -131,36 +133,51 @@ impl Content {
 
 impl Store {
     /// Opens the store in a folder that is new, empty or a store's. Blocks, no longer if there is much in it; then content is
-    /// served at once, while a thread brings the catalog into agreement with the folder.
+    /// served at once, while a thread brings the catalog into agreement with the folder. A disk that fails is no reason not to: what can
+    /// be read is there, and the rest when the disk is well; [`Store::trouble`] tells.
     ///
     /// # Errors
-    /// [`OpenError`], among others if another process has the folder, or it belongs to something else.
+    /// [`OpenError`] if another process has the folder, or it belongs to something else, or threads cannot be started.
     pub fn open(config: StoreConfig, fs: Arc<dyn FileSystem>, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
-        let folder = Arc::new(Folder::claim(&config.dir)?);
+        let (folder, absence) = Folder::claim_or_wait(&config.dir)?;
+        let folder = Arc::new(folder);
         let fs: Arc<dyn FileSystem> = Arc::new(Guarded { fs, folder: Arc::clone(&folder) });
         let layout = Arc::new(Layout::new(folder.path().to_owned()));
         let dir = &config.dir;
         let failed = |what| move |source| OpenError::Io { dir: dir.clone(), what, source };
+        let health = Arc::new(Health::default());
+        if let Some(reason) = absence {
+            health.folder_is_gone(reason.to_string());
+        }
         for part in [layout.blobs(), layout.ingest(), layout.refs()] {
-            fs.create_folder(&part).map_err(failed("create a folder in it"))?;
+            // They are made when something is to be in them, too.
+            if let Err(error) = fs.create_folder(&part) {
+                health.disk_error(Operation::CreateFolder, &part, &error);
+            }
         }
 
         let (requester, requests, walks) = walk::Requester::new();
         requester.send();
         let on_renewed = Box::new(move || requester.send_for_new_catalog());
-        let (database, budget) =
+        let (database, budget, closure) =
             Database::open(layout.catalog(), Arc::clone(&folder), config.max_bytes, Arc::clone(&clock), on_renewed)?;
-        let health = Arc::new(Health::default());
+        if let Some(error) = &closure {
+            health.catalog_is_closed(error);
+        }
+        if walks.may_miss_pins() || closure.is_some() {
+            estimate(&*fs, &layout, &budget);
+        }
         let numbers = Arc::new(AtomicU64::new(0));
-        let parts = Parts::take_over(
+        let parts = Parts::new(
             Arc::clone(&fs),
             Arc::clone(&layout),
             Arc::clone(&health),
             Arc::clone(&clock),
             budget.clone(),
             Arc::clone(&numbers),
-        )
-        .map_err(failed("list the parts in flight in it"))?;
+        );
+        // Whoever begins one tries again.
+        let _ = parts.take_over();
         let refs = Refs { layout: Arc::clone(&layout), fs: Arc::clone(&fs), health: Arc::clone(&health), numbers };
         let inner = catalog::Inner { database, refs, health: Arc::clone(&health), claims: Exclusive::new(), folder };
         let catalog = Arc::new(inner);
@@ -173,8 +190,8 @@ impl Store {
             catalog: Arc::clone(&catalog),
             budget,
             min_free: AtomicU64::new(0),
+            margin: AtomicU64::new(0),
             holds: Holds::default(),
-            growth: Mutex::new(Growth::Unknown { room: None }),
             claims: Exclusive::new(),
             evicting: Mutex::default(),
             evictions: AtomicU64::new(0),
@@ -310,8 +327,8 @@ impl Store {
     /// How many images there are by their names, tags included whose content is gone.
     pub async fn count_images(&self) -> u64 {
         let blobs = Arc::clone(&self.blobs);
-        let count = move || blobs.catalog.read("count images", catalog::holdings::count_images);
-        off_thread(count).await.ok().flatten().unwrap_or(0)
+        let count = move || blobs.catalog.database.examine(catalog::holdings::count_images);
+        off_thread(count).await.ok().and_then(Result::ok).unwrap_or(0)
     }
 
     /// Reads all content again and verifies it, one after the other; what is wrong is removed. Waits until the catalog agrees with the
@@ -350,10 +367,10 @@ impl Store {
         self.blobs.budget.limit(max_bytes);
     }
 
-    /// Lowers the limit on bytes, if it is higher, to what is at rest and `room` bytes more, as soon as it is known what is at rest:
-    /// a catalog that was lost, or is half made, would have it that this is little, and what is cached would go.
-    pub fn limit_growth(&self, room: u64) {
-        self.blobs.limit_growth(room);
+    /// Has the store not grow while less than `bytes` bytes of its file system are free: then content goes for content, and what is
+    /// cached stays.
+    pub fn limit_growth(&self, bytes: u64) {
+        self.blobs.margin.store(bytes, Ordering::Relaxed);
     }
 
     /// Has so many bytes of the file system left to others from now on: content goes, or is not stored, rather than that.
@@ -374,7 +391,7 @@ impl Store {
             bytes: amounts.at_rest,
             reserved: amounts.reserved,
             blobs: amounts.blobs,
-            max_bytes: budget.max(),
+            max_bytes: self.blobs.capacity(),
             evictions: evictions.load(Ordering::Relaxed),
             evicted_bytes: evicted_bytes.load(Ordering::Relaxed),
             disk_errors: health.disk_errors(),
@@ -389,6 +406,15 @@ impl Store {
     /// What is known about content.
     pub fn catalog(&self) -> &Catalog {
         &self.catalog
+    }
+}
+
+/// How much is at rest at the most, as long as a new catalog does not know it and nobody has looked.
+fn estimate(fs: &dyn FileSystem, layout: &Layout, budget: &Budget) {
+    if fs.list(&layout.blobs()).is_ok_and(|entries| entries.is_empty()) {
+        budget.surveyed(0);
+    } else if let Ok(space) = fs.space(layout.root()) {
+        budget.estimated(space.used);
     }
 }
 

@@ -193,6 +193,9 @@ impl Cache {
             tokio::task::spawn_blocking(move || Store::open(store_config, Arc::new(OsFileSystem), Arc::new(SystemClock)));
         match opened.await.context("opening the cache was abandoned")? {
             Ok(store) => {
+                if let Some(trouble) = store.trouble() {
+                    bail!("the cache cannot be used: {trouble}");
+                }
                 store.settled().await;
                 capacity::limit(&store, &config.cache)?;
                 Ok(Self::Here(Keeper { store, server: None }))

@@ -124,7 +124,6 @@ async fn serve(file: Option<&Path>, config: &Config) -> anyhow::Result<()> {
         tokio::task::spawn_blocking(open).await.context("opening the cache was abandoned")??
     };
     let announced_bytes = capacity::limit(&store, &config.cache)?;
-    store.keep_free(bytes_of(config.cache.min_free, &config.cache.dir)?);
     if !config.cache.verify_within.is_zero() {
         store.scrub(config.cache.verify_within).context("cannot verify what is cached")?;
     }

@@ -138,7 +138,7 @@ async fn run(fills: &Fills, fill: &Fill, expected_size: Option<u64>) -> Result<(
     match outcome {
         Ok(size) => {
             fill.verify(size);
-            ingest.commit(size).await?;
+            fill.rest(ingest.commit(size).await?);
             Ok(())
         }
         Err(error) => {

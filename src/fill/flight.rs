@@ -26,6 +26,8 @@ struct State {
     phase: Phase,
     /// The part that content arrives in, from [`Phase::Arriving`] on.
     file: Option<Arc<dyn StoredFile>>,
+    /// The content once it is at rest: whoever reads it from here keeps it from being evicted.
+    at_rest: Option<Content>,
     plan: Plan,
     /// The upstream has answered that it has the content.
     vouched_for: bool,
@@ -60,7 +62,8 @@ pub(super) enum Progress {
 
 impl Fill {
     pub(super) fn new(digest: Digest, source: Source) -> Self {
-        let state = State { phase: Phase::Opening, file: None, plan: Plan::default(), vouched_for: false, landed: false };
+        let state =
+            State { phase: Phase::Opening, file: None, at_rest: None, plan: Plan::default(), vouched_for: false, landed: false };
         Self { digest, source, state: Mutex::new(state), changed: Notify::new(), attention: Notify::new() }
     }
 
@@ -189,11 +192,12 @@ impl Fill {
         });
     }
 
-    /// The content is at rest already.
+    /// The content is at rest, now or already.
     pub(super) fn rest(&self, content: Content) {
         self.change(|state| {
-            state.file = Some(content.file);
+            state.file = Some(Arc::clone(&content.file));
             state.phase = Phase::Verified { size: content.size };
+            state.at_rest = Some(content);
         });
     }
 

@@ -498,6 +498,30 @@ async fn no_room_is_said_before_the_body_begins() {
     assert!(error.is_local(), "{error}");
 }
 
+/// Who joined a content in flight reads it to its end when it is long at rest: until then it does not go.
+#[tokio::test]
+async fn what_is_read_from_its_fill_is_not_evicted_when_it_is_at_rest() {
+    let content = content(4);
+    let (digest, size) = (Digest::sha256(&content), content.len() as u64);
+    let bed = Bed::with_room(size + 1000, vec![body(&content, 0, None)]);
+    let fill = bed.begin(digest);
+    let mut reader = Readable::InFlight(Arc::clone(&fill)).read_all();
+    drop(fill);
+    bed.permit(4);
+    let mut received = reader.next().await.unwrap().unwrap().to_vec();
+    bed.until_landed().await;
+    let other = Digest::sha256(b"other");
+    assert!(bed.store.begin(other, Some(2000)).await.is_err(), "there is room for what is read, or for that");
+    while let Some(bytes) = reader.next().await {
+        received.extend_from_slice(&bytes.unwrap());
+    }
+    assert!(received == content);
+    drop(reader);
+    assert!(bed.store.get(&digest).await.is_some());
+    drop(bed.store.begin(other, Some(2000)).await.unwrap());
+    assert!(bed.store.get(&digest).await.is_none(), "nobody reads it any more");
+}
+
 #[tokio::test]
 async fn a_panic_in_a_fill_ends_that_fill_alone() {
     let content = content(1);

@@ -189,6 +189,11 @@ impl Disk {
         }
     }
 
+    /// How many bytes all files have.
+    pub(super) fn used(&self) -> u64 {
+        self.lock().names.values().map(|inode| inode.lock().unwrap_or_else(PoisonError::into_inner).len() as u64).sum()
+    }
+
     /// The files below a folder, by name.
     pub(super) fn files(&self, below: &str) -> Vec<(String, Bytes)> {
         let state = self.lock();

@@ -33,8 +33,9 @@ pub(super) struct Blobs {
     pub(super) budget: Budget,
     /// Bytes of the file system that are left to others.
     pub(super) min_free: AtomicU64,
+    /// With less than so many bytes of the file system free, content goes for content.
+    pub(super) margin: AtomicU64,
     pub(super) holds: Holds,
-    pub(super) growth: Mutex<Growth>,
     /// A digest is held while its file and its row are changed.
     pub(super) claims: Exclusive<Digest>,
     /// Held by the one that evicts. A hit never waits for it.
@@ -48,15 +49,6 @@ pub(super) struct Blobs {
     pub(super) condemned: Mutex<HashSet<Digest>>,
     /// Ends the watch over the folder when it is dropped.
     pub(super) _watch: mpsc::Sender<Infallible>,
-}
-
-/// Whether it is known how much is at rest, which a limit on the growth of that needs: since the end of the first walk.
-pub(super) enum Growth {
-    /// `room` is what is to be the limit then, in bytes.
-    Unknown {
-        room: Option<u64>,
-    },
-    Known,
 }
 
 impl Blobs {
@@ -93,29 +85,6 @@ impl Blobs {
             }
         }
         Some(Content::new(file, size, hold))
-    }
-
-    pub(super) fn limit_growth(&self, room: u64) {
-        let mut growth = self.growth();
-        match *growth {
-            Growth::Known => self.limit_to(room),
-            Growth::Unknown { .. } => *growth = Growth::Unknown { room: Some(room) },
-        }
-    }
-
-    /// The catalog agrees with the folder: it is known what is at rest.
-    pub(super) fn now_known(&self) {
-        if let Growth::Unknown { room: Some(room) } = std::mem::replace(&mut *self.growth(), Growth::Known) {
-            self.limit_to(room);
-        }
-    }
-
-    fn limit_to(&self, room: u64) {
-        self.budget.limit(self.budget.amounts().at_rest.saturating_add(room));
-    }
-
-    fn growth(&self) -> MutexGuard<'_, Growth> {
-        self.growth.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn open(&self, path: &Path) -> io::Result<(Arc<dyn StoredFile>, u64)> {
@@ -179,7 +148,10 @@ impl Blobs {
     ) -> Result<(), CatalogError> {
         let (digest, budget) = (*digest, self.budget.clone());
         let put = move |connection: &_| contents::put(connection, &digest, size, arrival);
-        self.catalog.database.write_then(put, move |change| budget.apply(change, reservation))
+        self.catalog.database.write_then(put, move |change| match arrival {
+            Arrival::Fetched { .. } => budget.apply(change, reservation),
+            Arrival::Found { .. } => budget.adopt(change),
+        })
     }
 
     /// Enters content that was found, without waiting for it: while the catalog is made anew the writer has much to do, and a hit is
@@ -196,7 +168,7 @@ impl Blobs {
         let put = move |connection: &_| contents::put(connection, &digest, file.size, arrival);
         self.catalog.database.submit(put, move |outcome| {
             match outcome {
-                Ok(change) => budget.apply(change, None),
+                Ok(change) => budget.adopt(change),
                 Err(error) => health.catalog_error("adopt blob", &error),
             }
             drop(claim);

@@ -11,17 +11,36 @@ pub(super) struct Budget(Arc<Shared>);
 
 struct Shared {
     max: AtomicU64,
-    amounts: Mutex<Amounts>,
+    counts: Mutex<Counts>,
+}
+
+struct Counts {
+    /// Bytes of the content that the catalog knows.
+    known: u64,
+    unknown: Unknown,
+    /// Bytes of what has come to rest since the catalog was opened.
+    fetched: u64,
+    reserved: u64,
+    blobs: u64,
+}
+
+/// Bytes at rest that a new catalog does not know yet.
+#[derive(Clone, Copy)]
+enum Unknown {
+    /// Nobody has an idea.
+    Anything,
+    AtMost(u64),
+    Exactly(u64),
 }
 
 /// A moment's counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Amounts {
-    /// Bytes of the content that the catalog knows.
+    /// Bytes of the content at rest, as far as they are known.
     pub(super) at_rest: u64,
     /// Bytes promised to parts in flight.
     pub(super) reserved: u64,
-    /// Number of contents at rest.
+    /// Number of contents that the catalog knows.
     pub(super) blobs: u64,
 }
 
@@ -43,7 +62,7 @@ pub(super) struct Reservation {
 pub(super) enum Refusal {
     /// Content at rest of at least so many bytes would have to go.
     Evict(u64),
-    /// What is in flight leaves no room, whatever is evicted.
+    /// What is in flight leaves no room, whatever is evicted; or nobody knows yet how much is at rest.
     Never,
 }
 
@@ -58,8 +77,12 @@ impl Add for Change {
 // === impl Budget ===
 
 impl Budget {
-    pub(super) fn new(max: u64, at_rest: u64, blobs: u64) -> Self {
-        Self(Arc::new(Shared { max: AtomicU64::new(max), amounts: Mutex::new(Amounts { at_rest, reserved: 0, blobs }) }))
+    /// Begins with what a catalog knows. One that was made just now (`is_new`) knows nothing of what is there: nothing is promised
+    /// to anybody until that has been [surveyed](Self::surveyed).
+    pub(super) fn new(max: u64, at_rest: u64, blobs: u64, is_new: bool) -> Self {
+        let unknown = if is_new { Unknown::Anything } else { Unknown::Exactly(0) };
+        let counts = Counts { known: at_rest, unknown, fetched: 0, reserved: 0, blobs };
+        Self(Arc::new(Shared { max: AtomicU64::new(max), counts: Mutex::new(counts) }))
     }
 
     pub(super) fn max(&self) -> u64 {
@@ -72,7 +95,8 @@ impl Budget {
     }
 
     pub(super) fn amounts(&self) -> Amounts {
-        *self.lock()
+        let counts = self.lock();
+        Amounts { at_rest: counts.at_rest(), reserved: counts.reserved, blobs: counts.blobs }
     }
 
     /// Begins a reservation of no bytes.
@@ -82,25 +106,95 @@ impl Budget {
 
     /// The catalog changed. If it did because a part came to rest, its reservation ends in the same instant.
     pub(super) fn apply(&self, change: Change, settled: Option<Reservation>) {
-        let mut amounts = self.lock();
+        let mut counts = self.lock();
         if let Some(mut reservation) = settled {
-            amounts.reserved -= reservation.bytes;
+            counts.reserved -= reservation.bytes;
             reservation.bytes = 0;
         }
-        // The catalog's numbers are input: one that was tampered with must not make the counts wrap.
-        amounts.at_rest = amounts.at_rest.saturating_add_signed(change.bytes);
-        amounts.blobs = amounts.blobs.saturating_add_signed(change.blobs);
+        counts.apply(change);
+        counts.fetched = counts.fetched.saturating_add(u64::try_from(change.bytes).unwrap_or(0));
     }
 
-    /// The catalog is another one, which knows of so much at rest.
-    pub(super) fn restart(&self, at_rest: u64, blobs: u64) {
-        let mut amounts = self.lock();
-        amounts.at_rest = at_rest;
-        amounts.blobs = blobs;
+    /// The catalog learned of content that was there already.
+    pub(super) fn adopt(&self, change: Change) {
+        let mut counts = self.lock();
+        counts.apply(change);
+        let bytes = u64::try_from(change.bytes).unwrap_or(0);
+        counts.unknown = counts.unknown.less(bytes);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Amounts> {
-        self.0.amounts.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The catalog is another one, which knows of so much at rest. Of a new one (`is_new`) all that was there counts as unknown.
+    pub(super) fn restart(&self, at_rest: u64, blobs: u64, is_new: bool) {
+        let mut counts = self.lock();
+        counts.unknown = match (is_new, counts.unknown) {
+            (false, _) => Unknown::Exactly(0),
+            (true, Unknown::Anything) => Unknown::Anything,
+            (true, Unknown::AtMost(bytes)) => Unknown::AtMost(counts.known.saturating_add(bytes)),
+            (true, Unknown::Exactly(bytes)) => Unknown::Exactly(counts.known.saturating_add(bytes)),
+        };
+        (counts.known, counts.blobs, counts.fetched) = (at_rest, blobs, 0);
+    }
+
+    /// Of a new catalog: there cannot be more at rest than that. It counts as if there were, where somebody asks for room.
+    pub(super) fn estimated(&self, most: u64) {
+        let mut counts = self.lock();
+        counts.unknown = Unknown::AtMost(most).less(counts.found());
+    }
+
+    /// Somebody has looked since the catalog is a new one: so many bytes are there.
+    pub(super) fn surveyed(&self, at_rest: u64) {
+        let mut counts = self.lock();
+        counts.unknown = Unknown::Exactly(at_rest).less(counts.found());
+    }
+
+    /// The catalog knows all that is there.
+    pub(super) fn all_is_known(&self) {
+        self.lock().unknown = Unknown::Exactly(0);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Counts> {
+        self.0.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Unknown ===
+
+impl Unknown {
+    fn less(self, known: u64) -> Self {
+        match self {
+            Self::Anything => Self::Anything,
+            Self::AtMost(bytes) => Self::AtMost(bytes.saturating_sub(known)),
+            Self::Exactly(bytes) => Self::Exactly(bytes.saturating_sub(known)),
+        }
+    }
+}
+
+// === impl Counts ===
+
+impl Counts {
+    fn at_rest(&self) -> u64 {
+        match self.unknown {
+            Unknown::Exactly(bytes) => self.known.saturating_add(bytes),
+            Unknown::Anything | Unknown::AtMost(_) => self.known,
+        }
+    }
+
+    /// What the catalog knows of what was there before.
+    fn found(&self) -> u64 {
+        self.known.saturating_sub(self.fetched)
+    }
+
+    fn at_most(&self) -> Option<u64> {
+        match self.unknown {
+            Unknown::Anything => None,
+            Unknown::AtMost(bytes) | Unknown::Exactly(bytes) => Some(self.known.saturating_add(bytes)),
+        }
+    }
+
+    /// The catalog's numbers are input: one that was tampered with must not make the counts wrap.
+    fn apply(&mut self, change: Change) {
+        self.known = self.known.saturating_add_signed(change.bytes);
+        self.blobs = self.blobs.saturating_add_signed(change.blobs);
     }
 }
 
@@ -125,20 +219,20 @@ impl Reservation {
 
     /// Makes the reservation at least `total` bytes large.
     pub(super) fn grow(&mut self, total: u64) -> Result<(), Refusal> {
-        let mut amounts = self.budget.lock();
+        let mut counts = self.budget.lock();
         let more = total.saturating_sub(self.bytes);
         if more == 0 {
             return Ok(());
         }
-        let reserved = amounts.reserved.checked_add(more).filter(|reserved| *reserved <= self.budget.max());
-        let Some(reserved) = reserved else {
+        let reserved = counts.reserved.checked_add(more).filter(|reserved| *reserved <= self.budget.max());
+        let (Some(reserved), Some(at_rest)) = (reserved, counts.at_most()) else {
             return Err(Refusal::Never);
         };
-        let above = amounts.at_rest.saturating_add(reserved).saturating_sub(self.budget.max());
+        let above = at_rest.saturating_add(reserved).saturating_sub(self.budget.max());
         if above > 0 {
             return Err(Refusal::Evict(above));
         }
-        amounts.reserved = reserved;
+        counts.reserved = reserved;
         self.bytes = total;
         Ok(())
     }
@@ -158,7 +252,7 @@ mod tests {
 
     #[test]
     fn reservations_count_until_they_are_dropped_or_settled() {
-        let budget = Budget::new(100, 40, 2);
+        let budget = Budget::new(100, 40, 2, false);
         let mut one = budget.reservation();
         assert_eq!(one.grow(60), Ok(()));
         let mut two = budget.reservation();
@@ -179,7 +273,31 @@ mod tests {
 
     #[test]
     fn a_limit_that_was_lowered_asks_for_eviction() {
-        let budget = Budget::new(10, 40, 2);
+        let budget = Budget::new(10, 40, 2, false);
         assert_eq!(budget.reservation().grow(5), Err(Refusal::Evict(35)));
+    }
+
+    #[test]
+    fn what_a_new_catalog_does_not_know_counts() {
+        let budget = Budget::new(100, 0, 0, true);
+        let mut one = budget.reservation();
+        assert_eq!(one.grow(1), Err(Refusal::Never), "nobody has looked");
+        budget.adopt(Change { bytes: 20, blobs: 1 });
+        budget.estimated(100);
+        assert_eq!((budget.amounts().at_rest, one.grow(1)), (20, Err(Refusal::Evict(1))), "there may be so much");
+        budget.surveyed(70);
+        assert_eq!((budget.amounts().at_rest, budget.amounts().blobs), (70, 1));
+        assert_eq!((one.grow(31), one.grow(30)), (Err(Refusal::Evict(1)), Ok(())));
+        budget.apply(Change { bytes: 30, blobs: 1 }, Some(one));
+        budget.adopt(Change { bytes: 50, blobs: 1 });
+        assert_eq!(budget.amounts(), Amounts { at_rest: 100, reserved: 0, blobs: 3 });
+        budget.restart(0, 0, true);
+        assert_eq!(budget.amounts().at_rest, 100, "another one does not know either");
+        assert_eq!(budget.reservation().grow(1), Err(Refusal::Evict(1)));
+        budget.restart(60, 2, false);
+        assert_eq!(budget.amounts().at_rest, 60);
+        budget.restart(10, 1, true);
+        budget.all_is_known();
+        assert_eq!(budget.amounts(), Amounts { at_rest: 10, reserved: 0, blobs: 1 });
     }
 }

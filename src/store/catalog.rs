@@ -154,7 +154,7 @@ impl Catalog {
 
     /// All tags of the repository that are known, in lexical order.
     pub async fn tags(&self, upstream: &UpstreamName, repository: &RepositoryName) -> Vec<Tag> {
-        let list = |inner: &Inner, place: &Place| inner.refs.tags(&place.upstream, &place.repository);
+        let list = |inner: &Inner, place: &Place| inner.refs.tags(&place.upstream, &place.repository).unwrap_or_default();
         self.run(upstream, repository, list).await.unwrap_or_default()
     }
 

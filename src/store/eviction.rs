@@ -96,6 +96,28 @@ impl Blobs {
         Ok(())
     }
 
+    /// As [`Blobs::reserve`], but nothing goes for it. Tells whether there was room.
+    pub(super) fn reserve_what_is_free(&self, reservation: &mut Reservation, total: u64) -> bool {
+        let before = reservation.bytes();
+        if reservation.grow(total).is_err() {
+            return false;
+        }
+        let more = reservation.bytes() - before;
+        let is_free = more == 0 || self.lacking(self.floor(), more) == 0;
+        if !is_free {
+            reservation.shrink(before);
+        }
+        is_free
+    }
+
+    /// How many bytes the store may have: the limit, or what it has and what others have left of the file system besides.
+    pub(super) fn capacity(&self) -> u64 {
+        let Ok(space) = self.fs.space(self.layout.root()) else { return self.budget.max() };
+        let amounts = self.budget.amounts();
+        let room = space.bytes.saturating_sub(self.min_free().max(self.margin()));
+        self.budget.max().min(amounts.at_rest.saturating_add(amounts.reserved).saturating_add(room))
+    }
+
     /// Evicts what is more than the budget, or what is left to others, allows. Where nothing may go there is nothing to be done.
     pub(super) fn keep_within_limits(&self) {
         if self.budget.amounts().at_rest > self.budget.max() {
@@ -107,34 +129,51 @@ impl Blobs {
 
     /// Sees to it that the file system has room for `more` bytes besides what is left to others. Tells whether it has.
     fn make_free(&self, more: u64) -> bool {
+        let floor = self.floor();
         // Nothing goes for what would not have room if all went.
         let amounts = self.budget.amounts();
-        if self.lacking(more) > amounts.at_rest.saturating_add(self.parts.bytes()) {
+        if self.lacking(floor, more) > amounts.at_rest.saturating_add(self.parts.bytes()) {
             return false;
         }
         // What goes may be free only a while later: twice is enough to find out, and not all of the cache is to go for nothing.
         for _ in 0..2 {
-            while self.lacking(more) > 0 && self.parts.give_up_oldest() {}
-            if self.lacking(more) == 0 {
+            while self.lacking(floor, more) > 0 && self.parts.give_up_oldest() {}
+            if self.lacking(floor, more) == 0 {
                 return true;
             }
             let _turn = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
-            match self.lacking(more) {
+            match self.lacking(floor, more) {
                 0 => return true,
                 lacking if self.evict(lacking, &mut |_, _| {}) == 0 => return false,
                 _ => {}
             }
         }
-        self.lacking(more) == 0
+        self.lacking(floor, more) == 0
     }
 
-    /// How many bytes have to go for `more` to have room. Where it is inodes that are short, one is enough: with it goes a file.
-    fn lacking(&self, more: u64) -> u64 {
+    /// How many bytes of the file system are to be free when room has been made: what is left to others, and of the margin as much as
+    /// is free now. Where others have taken that, content goes for content, but not for nothing.
+    fn floor(&self) -> u64 {
+        let free = self.fs.space(self.layout.root()).map_or(0, |space| space.bytes);
+        self.min_free().max(self.margin().min(free))
+    }
+
+    fn min_free(&self) -> u64 {
+        self.min_free.load(Ordering::Relaxed)
+    }
+
+    fn margin(&self) -> u64 {
+        self.margin.load(Ordering::Relaxed)
+    }
+
+    /// How many bytes have to go for `more` to have room above `floor`. Where it is inodes that are short, one is enough: with it goes
+    /// a file.
+    fn lacking(&self, floor: u64, more: u64) -> u64 {
         let Ok(space) = self.fs.space(self.layout.root()) else {
             // Whoever writes is told what is wrong.
             return 0;
         };
-        let bytes = self.min_free.load(Ordering::Relaxed).saturating_add(more).saturating_sub(space.bytes);
+        let bytes = floor.saturating_add(more).saturating_sub(space.bytes);
         bytes.max(u64::from(space.inodes < MIN_FREE_INODES))
     }
 
@@ -164,21 +203,22 @@ impl Blobs {
     /// Evicts content of `bytes` bytes or a little more, or all that may go; nothing as long as it may not be known what is pinned.
     /// Tells what goes, with its size, and gives how many bytes went.
     fn evict(&self, bytes: u64, tell: &mut dyn FnMut(Digest, u64)) -> u64 {
-        if self.walks.may_miss_pins() {
+        if self.walks.may_miss_pins() || self.health.is_catalog_closed() {
             return 0;
         }
         if let Err(error) = self.catalog.database.flush_accesses() {
             self.health.catalog_error("flush accesses", &error);
         }
+        let capacity = self.capacity();
         let mut stuck = Stuck::default();
         let mut evicted = 0;
         while evicted < bytes && stuck.refusals < REFUSALS {
-            let plan = |connection: &_| self.plan(connection, &mut stuck, bytes - evicted);
+            let plan = |connection: &_| self.plan(connection, &mut stuck, bytes - evicted, capacity);
             let decisions = self.catalog.read("plan an eviction", plan).unwrap_or_default();
             if decisions.is_empty() {
                 break;
             }
-            match self.carry_out(decisions, &mut stuck, tell) {
+            match self.carry_out(decisions, &mut stuck, capacity, tell) {
                 Some(gone) => evicted += gone,
                 None => break,
             }
@@ -187,8 +227,7 @@ impl Blobs {
     }
 
     /// Decides until content of `bytes` bytes is to go, or a batch is full, or nothing is left to decide about.
-    fn plan(&self, connection: &Connection, stuck: &mut Stuck, bytes: u64) -> rusqlite::Result<Vec<Decision>> {
-        let budget = self.budget.max();
+    fn plan(&self, connection: &Connection, stuck: &mut Stuck, bytes: u64, capacity: u64) -> rusqlite::Result<Vec<Decision>> {
         let mut occupancy = queues::occupancy(connection)?;
         let mut last: [Option<Place>; Queue::ALL.len()] = Default::default();
         let mut entered = [false; Queue::ALL.len()];
@@ -198,7 +237,7 @@ impl Blobs {
             for queue in Queue::ALL.into_iter().filter(|queue| stuck.is_all(*queue)) {
                 *occupancy.bytes(queue) = 0;
             }
-            let Some(queue) = occupancy.next(budget) else { break };
+            let Some(queue) = occupancy.next(capacity) else { break };
             let Some(candidate) = queues::oldest(connection, queue, last[queue.index()])? else {
                 if entered[queue.index()] {
                     // Next is what is still to enter it.
@@ -245,7 +284,13 @@ impl Blobs {
 
     /// Removes the files of what is to go, then changes the rows: what is counted as free is free. Gives how many bytes went, or
     /// nothing if the catalog failed.
-    fn carry_out(&self, decisions: Vec<Decision>, stuck: &mut Stuck, tell: &mut dyn FnMut(Digest, u64)) -> Option<u64> {
+    fn carry_out(
+        &self,
+        decisions: Vec<Decision>,
+        stuck: &mut Stuck,
+        capacity: u64,
+        tell: &mut dyn FnMut(Digest, u64),
+    ) -> Option<u64> {
         let (mut victims, mut staying) = (Vec::new(), Vec::new());
         for decision in decisions {
             match decision {
@@ -263,13 +308,13 @@ impl Blobs {
         }
         let count = victims.len() as u64;
         let going: Vec<_> = victims.iter().map(|victim| (victim.digest, victim.queue, victim.size, victim.remember)).collect();
-        let (max, now) = (self.budget.max(), self.clock.unix_millis());
+        let now = self.clock.unix_millis();
         let change = move |connection: &_| {
             for (digest, queue, spent) in &staying {
                 queues::advance(connection, digest, *queue, *spent, now)?;
             }
             for (digest, queue, size, _) in going.iter().filter(|(.., remember)| *remember) {
-                queues::remember(connection, digest, *queue, *size, queue.class.memory(max))?;
+                queues::remember(connection, digest, *queue, *size, queue.class.memory(capacity))?;
             }
             going.iter().try_fold(Change::default(), |total, (digest, ..)| Ok(total + contents::delete(connection, digest)?))
         };

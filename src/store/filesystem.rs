@@ -40,7 +40,7 @@ pub trait FileSystem: Send + Sync + 'static {
     /// What is left of the file system that `folder` is on. One that does not tell has enough.
     fn space(&self, folder: &Path) -> io::Result<Space> {
         let _ = folder;
-        Ok(Space { bytes: u64::MAX, inodes: u64::MAX })
+        Ok(Space { bytes: u64::MAX, inodes: u64::MAX, used: 0 })
     }
     /// What is in a folder, in no order. Names that are not UTF-8 are left out: the store never made them.
     fn list(&self, folder: &Path) -> io::Result<Vec<Entry>>;
@@ -112,12 +112,14 @@ pub struct Metadata {
     pub used_at: i64,
 }
 
-/// What is left of a file system, for a user without privileges.
+/// What is left of a file system, for a user without privileges, and what is not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Space {
     pub bytes: u64,
     /// Files and folders that can still be made.
     pub inodes: u64,
+    /// Bytes that are in use, by whomever.
+    pub used: u64,
 }
 
 /// A name in a folder.

@@ -43,8 +43,8 @@ pub(super) struct Folder {
 struct State {
     /// `None` while the folder is not there.
     held: Option<Held>,
-    /// On which mount it was when it was last taken.
-    mount: Mount,
+    /// On which mount it was when it was last taken; `None` if it never was.
+    mount: Option<Mount>,
     /// Where this process answers, as other processes are told.
     address: Option<SocketAddr>,
 }
@@ -97,7 +97,7 @@ impl Folder {
     /// Creates `dir` if need be, and takes it.
     pub(super) fn claim(dir: &Path) -> Result<Self, OpenError> {
         let failed = |what| move |source| OpenError::Io { dir: dir.to_owned(), what, source };
-        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed("create it"))?;
+        create(dir).map_err(failed("create it"))?;
         let path = dir.canonicalize().map_err(failed("resolve its path"))?;
         let mount = Mount::of(&path).map_err(failed("look at it"))?;
         let held = take(&path, mount, None)?;
@@ -108,8 +108,22 @@ impl Folder {
                  word; give it a local disk"
             );
         }
-        let state = State { held: Some(held), mount, address: None };
+        let state = State { held: Some(held), mount: Some(mount), address: None };
         Ok(Self { lock_path: path.join(LOCK), path, state: Mutex::new(state) })
+    }
+
+    /// As [`Folder::claim`]; but a folder that the disk does not let be taken is out of reach until [`Folder::take_back`]. Tells what is
+    /// in the way.
+    pub(super) fn claim_or_wait(dir: &Path) -> Result<(Self, Option<OpenError>), OpenError> {
+        let error = match Self::claim(dir) {
+            Ok(folder) => return Ok((folder, None)),
+            Err(error @ OpenError::Io { .. }) => error,
+            Err(error) => return Err(error),
+        };
+        let path = dir.canonicalize().or_else(|_| std::path::absolute(dir));
+        let path = path.map_err(|source| OpenError::Io { dir: dir.to_owned(), what: "resolve its path", source })?;
+        let state = State { held: None, mount: None, address: None };
+        Ok((Self { lock_path: path.join(LOCK), path, state: Mutex::new(state) }, Some(error)))
     }
 
     /// The folder's path, absolute and without symbolic links.
@@ -143,18 +157,23 @@ impl Folder {
     }
 
     /// Takes the folder again after [`Folder::let_go`], or another that was put in its place: one that was made by Larder, or an
-    /// empty one where the folder was, but not what has come to light because a file system was unmounted. It is not created.
+    /// empty one where the folder was, but not what has come to light because a file system was unmounted. It is not created, unless it
+    /// never was there.
     ///
     /// # Errors
     /// [`OpenError`] with what is in the way.
     pub(super) fn take_back(&self) -> Result<(), OpenError> {
-        let mount = Mount::of(&self.path).map_err(|source| OpenError::Io { dir: self.path.clone(), what: "find it", source })?;
+        let failed = |what| move |source| OpenError::Io { dir: self.path.clone(), what, source };
         let mut state = self.state();
-        let held = take(&self.path, mount, Some(state.mount))?;
+        if state.mount.is_none() {
+            create(&self.path).map_err(failed("create it"))?;
+        }
+        let mount = Mount::of(&self.path).map_err(failed("find it"))?;
+        let held = take(&self.path, mount, state.mount)?;
         if let Some(Err(error)) = state.address.map(|address| held.announce(address)) {
             tracing::warn!(%error, "tools will not find this process by its folder");
         }
-        (state.held, state.mount) = (Some(held), mount);
+        (state.held, state.mount) = (Some(held), Some(mount));
         Ok(())
     }
 
@@ -167,6 +186,10 @@ impl Held {
     fn announce(&self, address: SocketAddr) -> io::Result<()> {
         writeln!(&self.lock, "{address}")
     }
+}
+
+fn create(dir: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
 /// Takes the folder at `path`, which is on `mount`; if it was taken `before` on another one, then only if it has our marker.
@@ -197,7 +220,15 @@ fn open_options() -> OpenOptions {
 
 fn lock(dir: &Path) -> Result<File, OpenError> {
     let failed = |source| OpenError::Io { dir: dir.to_owned(), what: "lock it", source };
-    let mut file = open_options().read(true).write(true).create(true).truncate(false).open(dir.join(LOCK)).map_err(failed)?;
+    let path = dir.join(LOCK);
+    let opened = match open_options().read(true).write(true).create(true).truncate(false).open(&path) {
+        // What cannot be written can still be had for reading, and what is in the folder be served.
+        Err(error) if matches!(error.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied) => {
+            open_options().read(true).open(&path)
+        }
+        opened => opened,
+    };
+    let mut file = opened.map_err(failed)?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
@@ -211,8 +242,9 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
         }
         Err(TryLockError::Error(error)) => return Err(failed(error)),
     }
-    file.set_len(0).map_err(failed)?;
-    writeln!(file, "{}", std::process::id()).map_err(failed)?;
+    if let Err(error) = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())) {
+        tracing::warn!(%error, "other processes will not be told which one has the cache");
+    }
     Ok(file)
 }
 
@@ -345,6 +377,21 @@ mod tests {
         fs::create_dir(&path).unwrap();
         folder.take_back().unwrap();
         assert!(folder.check().is_ok() && path.join(MARKER).exists(), "an operator has emptied the cache");
+    }
+
+    #[test]
+    fn what_the_disk_does_not_let_be_taken_is_taken_when_it_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, parent) = (dir.path().join("parent/cache"), dir.path().join("parent"));
+        // No folder can be made in a file.
+        fs::write(&parent, "").unwrap();
+        let (folder, error) = Folder::claim_or_wait(&path).unwrap();
+        assert!(matches!(error, Some(OpenError::Io { .. })), "{error:?}");
+        assert!(folder.check().is_err() && folder.take_back().is_err());
+        fs::remove_file(&parent).unwrap();
+        folder.take_back().unwrap();
+        assert!(folder.check().is_ok());
+        assert!(matches!(Folder::claim_or_wait(&path), Err(OpenError::InUse { .. })));
     }
 
     #[test]

@@ -42,6 +42,8 @@ pub(super) struct Health {
     trouble: Mutex<Option<String>>,
     /// Why the folder is out of reach, if it is.
     absence: Mutex<Option<String>>,
+    /// Why the catalog is not open, if it is not.
+    closure: Mutex<Option<String>>,
 }
 
 // === impl Operation ===
@@ -112,7 +114,8 @@ impl Health {
     /// Notes that the catalog could not be asked or written.
     pub(super) fn catalog_error(&self, what: &'static str, error: &CatalogError) {
         self.catalog.fetch_add(1, Ordering::Relaxed);
-        if self.absence().is_some() {
+        // As above.
+        if self.absence().is_some() || self.is_catalog_closed() {
             return;
         }
         tracing::warn!(op = what, %error, "catalog error in the store");
@@ -144,6 +147,35 @@ impl Health {
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
+    /// Notes that the catalog cannot be opened. Tells operators when that is new, or for another reason.
+    pub(super) fn catalog_is_closed(&self, error: &CatalogError) {
+        let mut closure = self.closure();
+        let reason = format!("it cannot be noted: {error}");
+        if closure.as_ref() != Some(&reason) {
+            tracing::error!(%error, "the catalog cannot be opened: content is served by the files, and none is stored");
+        }
+        *closure = Some(reason);
+    }
+
+    pub(super) fn catalog_is_open(&self) {
+        if self.closure().take().is_some() {
+            tracing::info!("the catalog is open again");
+        }
+    }
+
+    pub(super) fn is_catalog_closed(&self) -> bool {
+        self.closure().is_some()
+    }
+
+    /// Whether the last content could not be stored.
+    pub(super) fn has_failed_to_store(&self) -> bool {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    fn closure(&self) -> MutexGuard<'_, Option<String>> {
+        self.closure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn absence(&self) -> MutexGuard<'_, Option<String>> {
         self.absence.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -151,6 +183,9 @@ impl Health {
     /// Why nothing can be stored, as far as is known.
     pub(super) fn trouble(&self) -> Option<String> {
         if let Some(reason) = self.absence().clone() {
+            return Some(reason);
+        }
+        if let Some(reason) = self.closure().clone() {
             return Some(reason);
         }
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()

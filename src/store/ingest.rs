@@ -72,6 +72,7 @@ impl Ingest {
     fn begin_blocking(blobs: Arc<Blobs>, digest: Digest, size: Option<u64>) -> Result<Self, StoreError> {
         // Nothing is to go for what cannot be stored.
         blobs.catalog.folder.check().map_err(|gone| StoreError::io(Operation::CreatePart, gone.into()))?;
+        blobs.parts.take_over().map_err(|error| StoreError::io(Operation::ListFolder, error))?;
         let mut reservation = blobs.budget.reservation();
         match size {
             Some(size) => blobs.reserve(&mut reservation, size)?,
@@ -92,6 +93,7 @@ impl Ingest {
     }
 
     fn resume_blocking(blobs: Arc<Blobs>, digest: Digest, size: Option<u64>) -> Option<(Self, PartMap)> {
+        blobs.parts.take_over().ok()?;
         let (kept, file) = blobs.parts.take(&digest, size)?;
         let KeptPart { name, map, mut reservation, writers, .. } = kept;
         let room = blobs.reserve(&mut reservation, map.size).and_then(|()| {
@@ -342,8 +344,6 @@ fn create(blobs: &Blobs, digest: &Digest) -> Result<(PartName, Arc<dyn StoredFil
 
 /// Reserves more than what is needed now, so as not to be back at once; less if there is no room for that.
 fn reserve_in_steps(blobs: &Blobs, reservation: &mut Reservation, total: u64) -> Result<(), StoreError> {
-    match reservation.grow(total.checked_next_multiple_of(STEP).unwrap_or(total)) {
-        Ok(()) => Ok(()),
-        Err(_) => blobs.reserve(reservation, total),
-    }
+    let step = total.checked_next_multiple_of(STEP).unwrap_or(total);
+    if blobs.reserve_what_is_free(reservation, step) { Ok(()) } else { blobs.reserve(reservation, total) }
 }

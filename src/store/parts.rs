@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use super::budget::{Budget, Reservation};
-use super::filesystem::{FileSystem, StoredFile};
+use super::filesystem::{Entry, FileSystem, StoredFile};
 use super::health::{Health, Operation};
 use super::layout::{InFlight, Layout};
 use crate::oci::Digest;
@@ -51,6 +51,7 @@ struct MapFile {
 /// The parts that nobody writes at the moment.
 pub(super) struct Parts {
     kept: Mutex<HashMap<Digest, KeptPart>>,
+    taken_over: Mutex<bool>,
     fs: Arc<dyn FileSystem>,
     layout: Arc<Layout>,
     health: Arc<Health>,
@@ -112,54 +113,76 @@ impl PartMap {
 
 /// All of these block.
 impl Parts {
-    /// Takes over what earlier runs have left in the folder, and removes what is of no use.
-    pub(super) fn take_over(
+    /// Nothing is known of what is in the folder yet.
+    pub(super) fn new(
         fs: Arc<dyn FileSystem>,
         layout: Arc<Layout>,
         health: Arc<Health>,
         clock: Arc<dyn Clock>,
         budget: Budget,
         numbers: Arc<AtomicU64>,
-    ) -> io::Result<Self> {
+    ) -> Self {
         let epoch = fs.epoch().unwrap_or_else(|error| {
             tracing::warn!(%error, "the system does not tell when it was started; parts will not outlive this process");
             String::new()
         });
-        let parts = Self { kept: Mutex::default(), fs, layout, health, clock, budget, epoch, numbers };
-        let entries = parts.fs.list(&parts.layout.ingest())?;
+        Self { kept: Mutex::default(), taken_over: Mutex::new(false), fs, layout, health, clock, budget, epoch, numbers }
+    }
+
+    /// Takes over what earlier runs have left in the folder, and removes what is of no use, unless that has been done. No part is begun
+    /// before.
+    pub(super) fn take_over(&self) -> io::Result<()> {
+        let mut taken_over = self.taken_over.lock().unwrap_or_else(PoisonError::into_inner);
+        if *taken_over {
+            return Ok(());
+        }
+        let entries = self.entries().inspect_err(|error| {
+            self.health.disk_error(Operation::ListFolder, &self.layout.ingest(), error);
+        })?;
         let in_flight = entries.iter().filter(|entry| !entry.is_folder).filter_map(|entry| Layout::parse_in_flight(&entry.name));
         let (mut names, mut without_map) = (Vec::new(), Vec::new());
         for found in in_flight {
             match found {
                 InFlight::Map(name) => names.push(name),
                 InFlight::Part(name) => without_map.push(name),
-                InFlight::Temporary(number) => parts.unlink(parts.layout.temporary(number)),
+                InFlight::Temporary(number) => self.unlink(self.layout.temporary(number)),
             }
         }
         for name in names {
-            parts.numbers.fetch_max(name.number + 1, Ordering::Relaxed);
+            self.numbers.fetch_max(name.number + 1, Ordering::Relaxed);
             // What is at rest needs no part: this one was to be removed, and could not be.
-            let is_at_rest = parts.fs.metadata(&parts.layout.blob(&name.digest)).is_ok_and(|blob| blob.is_file);
-            match parts.read_map(name).filter(|_| !is_at_rest) {
+            let is_at_rest = self.fs.metadata(&self.layout.blob(&name.digest)).is_ok_and(|blob| blob.is_file);
+            match self.read_map(name).filter(|_| !is_at_rest) {
                 Some((map, kept_at)) => {
                     without_map.retain(|other| *other != name);
-                    let reservation = parts.budget.reservation();
-                    parts.keep(KeptPart { name, map, reservation, kept_at, writers: Arc::default() });
+                    let reservation = self.budget.reservation();
+                    self.keep(KeptPart { name, map, reservation, kept_at, writers: Arc::default() });
                 }
-                None => parts.remove(name),
+                None => self.remove(name),
             }
         }
-        without_map.into_iter().for_each(|name| parts.remove(name));
-        parts.sweep();
-        Ok(parts)
+        without_map.into_iter().for_each(|name| self.remove(name));
+        self.sweep();
+        *taken_over = true;
+        Ok(())
+    }
+
+    fn entries(&self) -> io::Result<Vec<Entry>> {
+        match self.fs.list(&self.layout.ingest()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            listed => listed,
+        }
     }
 
     /// The folder was gone and is back, or another is in its place: makes the files and what is known of them agree. Of no use are
     /// the parts that were written when it went; whoever still writes one does so in vain.
     pub(super) fn review(&self) {
-        let entries = match self.fs.list(&self.layout.ingest()) {
+        if !*self.taken_over.lock().unwrap_or_else(PoisonError::into_inner) {
+            // Whoever begins one does that.
+            return;
+        }
+        let entries = match self.entries() {
             Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return self.health.disk_error(Operation::ListFolder, &self.layout.ingest(), &error),
         };
         let found: Vec<InFlight> = entries.iter().filter_map(|entry| Layout::parse_in_flight(&entry.name)).collect();
@@ -184,11 +207,16 @@ impl Parts {
         PartName { digest: *digest, number: self.numbers.fetch_add(1, Ordering::Relaxed) }
     }
 
+    /// A name for a file that will not last.
+    pub(super) fn temporary(&self) -> PathBuf {
+        self.layout.temporary(self.numbers.fetch_add(1, Ordering::Relaxed))
+    }
+
     /// Notes what has been written of a part. If that fails, what was noted before stands.
     pub(super) fn note(&self, name: PartName, map: &PartMap) -> io::Result<()> {
         let file = MapFile { epoch: self.epoch.clone(), map: map.clone() };
         let bytes = serde_json::to_vec(&file).map_err(io::Error::other)?;
-        let temporary = self.layout.temporary(self.numbers.fetch_add(1, Ordering::Relaxed));
+        let temporary = self.temporary();
         let write = || {
             self.fs.create(&temporary)?.write_all_at(&bytes, 0)?;
             self.fs.rename(&temporary, &self.layout.map(name))

@@ -105,6 +105,6 @@ impl Blobs {
             });
             weighed.collect()
         };
-        Ok(self.catalog.database.read(weigh).map_err(StoreError::from)?)
+        Ok(self.catalog.database.examine(weigh).map_err(StoreError::from)?)
     }
 }

@@ -17,7 +17,7 @@ use crate::oci::{Digest, MediaType, RepositoryName, Tag, UpstreamName};
 /// No ref is larger: the longest media type has 255 bytes, the longest digest 135.
 const MAX_BYTES: u64 = 4096;
 
-/// Reads and writes refs. Errors are logged and counted here; to the caller they are a ref that is not there.
+/// Reads and writes refs. Errors are logged and counted here; to the caller of a ref they are a ref that is not there.
 pub(super) struct Refs {
     pub(super) layout: Arc<Layout>,
     pub(super) fs: Arc<dyn FileSystem>,
@@ -25,6 +25,10 @@ pub(super) struct Refs {
     /// Names the temporary files.
     pub(super) numbers: Arc<AtomicU64>,
 }
+
+/// What is in a folder is not known, which is not the same as nothing. It has been noted why.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Unlisted;
 
 /// What a tag pointed to when it last moved.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,11 +77,11 @@ impl Refs {
     }
 
     /// The tags of a repository, in lexical order.
-    pub(super) fn tags(&self, upstream: &UpstreamName, repository: &RepositoryName) -> Vec<Tag> {
-        let names = self.list(&self.layout.tags(upstream, repository));
+    pub(super) fn tags(&self, upstream: &UpstreamName, repository: &RepositoryName) -> Result<Vec<Tag>, Unlisted> {
+        let names = self.list(&self.layout.tags(upstream, repository))?;
         let mut tags: Vec<Tag> = names.into_iter().filter_map(|(name, _)| name.parse().ok()).collect();
         tags.sort_unstable();
-        tags
+        Ok(tags)
     }
 
     /// The media type with which a manifest was fetched from this repository; `None` if it was not.
@@ -107,9 +111,9 @@ impl Refs {
     }
 
     /// What is pinned in the repository, and not in others below it.
-    pub(super) fn pins(&self, upstream: &UpstreamName, repository: &RepositoryName) -> Vec<Pin> {
-        let names = self.list(&self.layout.pins(upstream, repository));
-        names.iter().filter_map(|(name, _)| Layout::parse_pin(upstream, repository, name)).collect()
+    pub(super) fn pins(&self, upstream: &UpstreamName, repository: &RepositoryName) -> Result<Vec<Pin>, Unlisted> {
+        let names = self.list(&self.layout.pins(upstream, repository))?;
+        Ok(names.iter().filter_map(|(name, _)| Layout::parse_pin(upstream, repository, name)).collect())
     }
 
     /// Writes the pin durably. Unlike the others, this ref is a promise, so that an error is the caller's as well.
@@ -126,12 +130,13 @@ impl Refs {
     }
 
     /// The names in a folder, and whether each is a folder; none if there is no such folder.
-    pub(super) fn list(&self, folder: &Path) -> Vec<(String, bool)> {
+    pub(super) fn list(&self, folder: &Path) -> Result<Vec<(String, bool)>, Unlisted> {
         match self.fs.list(folder) {
-            Ok(entries) => entries.into_iter().map(|entry| (entry.name, entry.is_folder)).collect(),
+            Ok(entries) => Ok(entries.into_iter().map(|entry| (entry.name, entry.is_folder)).collect()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
             Err(error) => {
                 self.note(Operation::ListFolder, folder, &error);
-                Vec::new()
+                Err(Unlisted)
             }
         }
     }

@@ -89,7 +89,7 @@ impl Blobs {
                 Err(Failed::Catalog(error)) => Err(error),
             }
         };
-        let plan = self.catalog.database.read(plan).map_err(StoreError::from)??;
+        let plan = self.catalog.database.examine(plan).map_err(StoreError::from)??;
         if !is_dry {
             self.carry_out_removal(&plan)?;
         }

@@ -1,5 +1,5 @@
 //! The watch over the store's folder: notices that it is gone (unmounted, deleted, renamed), lets go of it, and takes it again when it
-//! is back. It never makes the folder, and never decides about content.
+//! is back; and whether content could be stored again. It never decides about content.
 
 use std::convert::Infallible;
 use std::io;
@@ -13,12 +13,26 @@ use super::blobs::Blobs;
 /// How often it looks.
 const INTERVAL: Duration = Duration::from_millis(250);
 
+/// While nothing can be stored it is tried with every so many looks, with so many bytes.
+const LOOKS_PER_PROBE: u32 = 4;
+const PROBE_BYTES: u64 = 1 << 20;
+
 /// Starts the thread that watches until the other end of `closed` is gone.
 pub(super) fn start(closed: Receiver<Infallible>, blobs: Weak<Blobs>) -> io::Result<()> {
+    // What the disk of a simulation is asked for follows from its seed.
+    #[cfg(test)]
+    let probes = !crate::util::simulated::is_under_way();
+    #[cfg(not(test))]
+    let probes = true;
     let run = move || {
-        while closed.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
-            if let Some(blobs) = blobs.upgrade() {
-                blobs.look_after_folder();
+        for look in 1_u32.. {
+            if closed.recv_timeout(INTERVAL) != Err(RecvTimeoutError::Timeout) {
+                return;
+            }
+            let Some(blobs) = blobs.upgrade() else { continue };
+            blobs.look_after_folder();
+            if probes && look.is_multiple_of(LOOKS_PER_PROBE) && blobs.health.has_failed_to_store() {
+                blobs.probe();
             }
         }
     };
@@ -26,9 +40,34 @@ pub(super) fn start(closed: Receiver<Infallible>, blobs: Weak<Blobs>) -> io::Res
 }
 
 impl Blobs {
+    /// Finds out whether content could be stored again, so that nobody has to wait for some that comes to hear of it.
+    fn probe(&self) {
+        let mut reservation = self.budget.reservation();
+        if self.reserve_what_is_free(&mut reservation, PROBE_BYTES) && self.write_and_remove().is_ok() {
+            self.health.stored(&Ok(()));
+        }
+    }
+
+    /// Takes the steps of storing that take room, or change something.
+    fn write_and_remove(&self) -> io::Result<()> {
+        let path = self.parts.temporary();
+        let written = self.fs.create(&path).and_then(|file| {
+            file.allocate(PROBE_BYTES)?;
+            file.write_all_at(&[1; 4096], 0)?;
+            file.sync_data()
+        });
+        let removed = self.fs.remove(&path);
+        written.and(removed)
+    }
+
     fn look_after_folder(&self) {
         let folder = &self.catalog.folder;
-        let Err(gone) = folder.check() else { return };
+        let Err(gone) = folder.check() else {
+            if self.health.is_catalog_closed() {
+                self.open_catalog();
+            }
+            return;
+        };
         if folder.let_go() {
             self.health.folder_is_gone(gone.to_string());
             // What it was on may be waiting to be unmounted for good, and mended.
@@ -39,12 +78,17 @@ impl Blobs {
         }
         // What was wrong with the other folder says nothing about this one.
         self.condemned().clear();
-        self.health.folder_is_back();
         self.parts.review();
+        self.health.folder_is_back();
         tracing::info!(dir = %folder.path().display(), "the cache's folder is back");
-        // Opens the catalog, which is followed by a walk: so the budget counts what is there now.
-        if let Err(error) = self.catalog.database.flush_accesses() {
-            self.health.catalog_error("open", &error);
+        self.open_catalog();
+    }
+
+    /// Opens the catalog, which is followed by a walk: so the budget counts what is there now.
+    fn open_catalog(&self) {
+        match self.catalog.database.write(|_| Ok(())) {
+            Ok(()) => self.health.catalog_is_open(),
+            Err(error) => self.health.catalog_is_closed(&error),
         }
     }
 }

@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 
 use super::file::Inode;
 use super::{Disk, Effect, SharedInode, State, folder_of, short};
-use crate::store::{Entry, FileSystem, Metadata, StoredFile};
+use crate::store::{Entry, FileSystem, Metadata, Space, StoredFile};
 use crate::util::Clock;
 
 /// What one machine, from its start to its stop, has of the disk.
@@ -119,6 +119,10 @@ impl FileSystem for Mount {
 
     fn epoch(&self) -> io::Result<String> {
         Ok(self.disk.lock().power_losses.to_string())
+    }
+
+    fn space(&self, _: &Path) -> io::Result<Space> {
+        Ok(Space { bytes: u64::MAX, inodes: u64::MAX, used: self.disk.used() })
     }
 
     fn list(&self, folder: &Path) -> io::Result<Vec<Entry>> {

@@ -8,7 +8,8 @@ use rusqlite::Connection;
 
 use super::accesses::Accesses;
 use super::readers::Readers;
-use super::writer::{Command, Worker, Writer};
+use super::schema::Opened;
+use super::writer::{Command, Trouble, Worker, Writer};
 use super::{CatalogError, schema};
 use crate::oci::Digest;
 use crate::store::budget::Budget;
@@ -26,26 +27,32 @@ impl Database {
     /// Opens the catalog at `path` in `folder`, or a new one in place of one that cannot be used, and starts the writer. The budget
     /// begins with what the catalog says is at rest, and begins again whenever the catalog is opened again or replaced.
     ///
-    /// `on_renewed` is called if the catalog is a new one, and whenever it is opened again or replaced later.
+    /// `on_renewed` is called if the catalog is a new one, and whenever it is opened again or replaced later. Where it cannot be opened,
+    /// it tells why, and whoever writes tries again.
     pub(in crate::store) fn open(
         path: PathBuf,
         folder: Arc<Folder>,
         max_bytes: u64,
         clock: Arc<dyn Clock>,
         on_renewed: Box<dyn Fn() + Send>,
-    ) -> Result<(Self, Budget), CatalogError> {
-        let opened = schema::open(&path, clock.unix_millis())?;
-        if opened.fresh {
+    ) -> Result<(Self, Budget, Option<CatalogError>), CatalogError> {
+        let opened = folder.check().map_err(CatalogError::from).and_then(|()| schema::open(&path, clock.unix_millis()));
+        let (opened, error) = match opened {
+            Ok(opened) => (opened, None),
+            Err(error) => (Opened::default(), Some(error)),
+        };
+        if opened.fresh && error.is_none() {
             tracing::info!(path = %path.display(), "a new catalog is made from blobs/ and refs/");
             on_renewed();
         }
-        let budget = Budget::new(max_bytes, opened.at_rest, opened.blobs);
+        let budget = Budget::new(max_bytes, opened.at_rest, opened.blobs, opened.fresh);
         let readers = Arc::new(Readers::new(path.clone(), Arc::clone(&folder)));
         let accesses = Arc::new(Accesses::default());
         let worker = Worker {
             path,
             folder,
-            connection: Some(opened.connection),
+            connection: opened.connection,
+            trouble: Trouble::default(),
             readers: Arc::clone(&readers),
             accesses: Arc::clone(&accesses),
             budget: budget.clone(),
@@ -53,12 +60,20 @@ impl Database {
             on_renewed,
         };
         let writer = Writer::start(worker).map_err(|error| CatalogError::Thread(Arc::new(error)))?;
-        Ok((Self { writer, readers, accesses }, budget))
+        Ok((Self { writer, readers, accesses }, budget, error))
     }
 
     /// Blocks, for microseconds as a rule.
     pub(in crate::store) fn read<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, CatalogError> {
-        let (result, generation) = self.readers.read(work);
+        self.judge(self.readers.read(work))
+    }
+
+    /// As [`Database::read`], for what goes through much of the catalog: look-ups do not wait for it.
+    pub(in crate::store) fn examine<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, CatalogError> {
+        self.judge(self.readers.read_apart(work))
+    }
+
+    fn judge<T>(&self, (result, generation): (rusqlite::Result<T>, u64)) -> Result<T, CatalogError> {
         result.map_err(|error| {
             if schema::is_corruption(&error) {
                 // The writer is gone at shutdown only; then the next start finds the corruption.
@@ -129,7 +144,7 @@ impl Database {
     /// Blocks while the whole file is looked through, and has it set aside if it is broken.
     pub(in crate::store) fn check(&self) -> Result<(), CatalogError> {
         let verdict = |connection: &Connection| connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
-        let (verdict, generation) = self.readers.read(verdict);
+        let (verdict, generation) = self.readers.read_apart(verdict);
         match verdict {
             Ok(verdict) if verdict == "ok" => return Ok(()),
             Ok(verdict) => tracing::warn!(%verdict, "the catalog is broken"),

@@ -52,23 +52,21 @@ pub(super) fn set_tag(connection: &Connection, place: &Place, tag: &Tag, record:
     if before == Some(*digest) || !pins::covers(connection, place, &Reference::Tag(tag.clone()))? {
         return Ok(());
     }
-    match before {
-        None => pins::extend(connection, [*digest]),
-        Some(_) => pins::renew(connection),
-    }
+    pins::extend(connection, [*digest])?;
+    before.map_or(Ok(()), |before| pins::let_go(connection, before))
 }
 
 pub(super) fn remove_tag(connection: &Connection, place: &Place, tag: &Tag) -> rusqlite::Result<()> {
+    let before = self::tag(connection, place, tag)?;
     connection.prepare_cached(concat!("DELETE FROM tag WHERE repository = ", here!(), " AND name = ?3"))?.execute(params![
         place.upstream.as_str(),
         place.repository.as_str(),
         tag.as_str()
     ])?;
-    renew_if(pins::covers(connection, place, &Reference::Tag(tag.clone()))?, connection)
-}
-
-fn renew_if(is_pinned: bool, connection: &Connection) -> rusqlite::Result<()> {
-    if is_pinned { pins::renew(connection) } else { Ok(()) }
+    match before {
+        Some(before) if pins::covers(connection, place, &Reference::Tag(tag.clone()))? => pins::let_go(connection, before.digest),
+        _ => Ok(()),
+    }
 }
 
 pub(super) fn media_type(connection: &Connection, digest: &Digest) -> rusqlite::Result<Option<MediaType>> {
@@ -121,7 +119,10 @@ pub(super) fn unlink(connection: &Connection, place: &Place, kind: Kind, digest:
     connection
         .prepare_cached(concat!("DELETE FROM link WHERE repository = ", here!(), " AND kind = ?3 AND digest = ?4"))?
         .execute(params![place.upstream.as_str(), place.repository.as_str(), kind.column(), digest.as_bytes()])?;
-    renew_if(kind == Kind::Manifest && pins::covers(connection, place, &Reference::Digest(*digest))?, connection)
+    if kind == Kind::Manifest && pins::covers(connection, place, &Reference::Digest(*digest))? {
+        pins::let_go(connection, *digest)?;
+    }
+    Ok(())
 }
 
 pub(super) fn linked(connection: &Connection, place: &Place, kind: Kind, digest: &Digest) -> rusqlite::Result<Link> {

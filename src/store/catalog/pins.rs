@@ -6,9 +6,9 @@ use std::collections::BTreeSet;
 use rusqlite::{Connection, Row, params};
 
 use super::contents::{self, digest_column, size_column};
-use super::edges;
 use super::names::{Place, parsed_column};
 use super::queues::{self, PINNED};
+use super::{edges, holdings};
 use crate::oci::{Digest, Reference};
 use crate::store::eviction::policy::Queue;
 use crate::store::name::Pin;
@@ -80,6 +80,51 @@ pub(super) fn extend(connection: &Connection, roots: impl IntoIterator<Item = Di
     edges::closure(connection, roots)?.iter().try_for_each(|digest| keep(connection, digest))
 }
 
+/// Lets go of what belongs to `root`, which was named by a pin and may not be any more, unless another one keeps it. What that costs
+/// follows from how much belongs to it, not from how much is pinned.
+pub(super) fn let_go(connection: &Connection, root: Digest) -> rusqlite::Result<()> {
+    for digest in edges::closure(connection, [root])? {
+        if !is_kept(connection, digest)? {
+            release(connection, &digest)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a pin names the content, or something that it belongs to.
+fn is_kept(connection: &Connection, digest: Digest) -> rusqlite::Result<bool> {
+    let (mut open, mut seen) = (vec![digest], BTreeSet::new());
+    while let Some(digest) = open.pop() {
+        // What is above what is pinned by its name is no matter, nor is what is not pinned.
+        if !seen.insert(digest) || !is_pinned(connection, &digest)? {
+            continue;
+        }
+        if is_named(connection, &digest)? {
+            return Ok(true);
+        }
+        open.extend(edges::parents(connection, &digest)?);
+    }
+    Ok(false)
+}
+
+/// Whether a pin names it: by its digest, by a tag that points to it, or with all of a repository.
+fn is_named(connection: &Connection, digest: &Digest) -> rusqlite::Result<bool> {
+    if connection.prepare_cached("SELECT 1 FROM pin WHERE reference = ? LIMIT 1")?.exists([digest.to_string()])? {
+        return Ok(true);
+    }
+    for (holder, tag) in holdings::tags_of(connection, digest)? {
+        if covers(connection, &holder.place, &Reference::Tag(tag))? {
+            return Ok(true);
+        }
+    }
+    for holder in holdings::holders(connection, digest)? {
+        if covers(connection, &holder.place, &Reference::Digest(*digest))? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Works out anew what the pins keep, and lets go of the rest.
 pub(in crate::store) fn renew(connection: &Connection) -> rusqlite::Result<()> {
     let mut keeping = Vec::new();
@@ -148,4 +193,65 @@ fn release(connection: &Connection, digest: &Digest) -> rusqlite::Result<()> {
 
 fn reference_column(pin: &Pin) -> String {
     pin.reference.as_ref().map(Reference::to_string).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Kind, TagRecord, names, schema};
+    use super::*;
+    use crate::oci::Manifest;
+
+    fn digest(number: u32) -> Digest {
+        Digest::sha256(&number.to_be_bytes())
+    }
+
+    fn pinned(connection: &Connection) -> BTreeSet<Digest> {
+        let mut statement = connection.prepare("SELECT digest FROM pinned").unwrap();
+        statement.query_map([], |row| digest_column(row, 0)).unwrap().map(Result::unwrap).collect()
+    }
+
+    /// Whatever comes and goes, what is pinned is what would be if it were worked out anew.
+    #[test]
+    fn what_pins_keep_is_the_same_however_it_came_about() {
+        let folder = tempfile::tempdir().unwrap();
+        let connection = schema::open(&folder.path().join("catalog.sqlite"), 0).unwrap().connection.unwrap();
+        let mut state = 7_u64;
+        let mut roll = move |below: u32| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            u32::try_from(state >> 40).unwrap() % below
+        };
+        let places = ["a", "a/b", "c"].map(|name| Place { upstream: "hub".parse().unwrap(), repository: name.parse().unwrap() });
+        let media_type: crate::oci::MediaType = crate::oci::MediaType::OCI_INDEX.parse().unwrap();
+        for step in 0..1500 {
+            let place = &places[roll(3) as usize];
+            let (manifest, tag) = (digest(roll(8)), format!("t{}", roll(3)).parse().unwrap());
+            let reference = match roll(3) {
+                0 => None,
+                1 => Some(Reference::Tag(format!("t{}", roll(3)).parse().unwrap())),
+                _ => Some(Reference::Digest(digest(roll(8)))),
+            };
+            let pin = Pin { upstream: place.upstream.clone(), repository: place.repository.clone(), reference };
+            match roll(8) {
+                0 => set(&connection, &pin).unwrap(),
+                1 => remove(&connection, &pin).unwrap(),
+                2 | 3 => {
+                    let record = TagRecord { digest: manifest, media_type: media_type.clone(), size: 7, checked_at: 0 };
+                    names::set_tag(&connection, place, &tag, &record).unwrap();
+                }
+                4 => names::remove_tag(&connection, place, &tag).unwrap(),
+                5 => names::unlink(&connection, place, Kind::Manifest, &manifest).unwrap(),
+                _ => {
+                    // Later ones refer to earlier ones, some of them shared.
+                    let number = roll(8);
+                    let child = |number: u32| format!(r#"{{"mediaType":"{}","digest":"{}","size":7}}"#, "a/b", digest(number));
+                    let document = format!(r#"{{"manifests":[{},{}]}}"#, child(number / 2 + 20), child(number + 1));
+                    let content = Manifest::inspect(document.as_bytes(), &media_type).unwrap();
+                    names::add_manifest(&connection, place, &digest(number), &media_type, Some(7), Some(&content)).unwrap();
+                }
+            }
+            let found = pinned(&connection);
+            renew(&connection).unwrap();
+            assert_eq!(found, pinned(&connection), "step {step}");
+        }
+    }
 }

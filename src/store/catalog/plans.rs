@@ -68,12 +68,12 @@ fn everything_that_is_asked_of_it(connection: &Connection, number: u64, keep: bo
 fn no_statement_goes_through_a_table_from_end_to_end() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("catalog.sqlite");
-    let connection = schema::open(&path, 0).unwrap().connection;
+    let connection = schema::open(&path, 0).unwrap().connection.unwrap();
     (0..ROWS).for_each(|number| everything_that_is_asked_of_it(&connection, number, true).unwrap());
     drop(connection);
 
     // Its statements have not been counted for yet.
-    let mut connection = schema::open(&path, 0).unwrap().connection;
+    let mut connection = schema::open(&path, 0).unwrap().connection.unwrap();
     let scanned = Arc::new(Mutex::new(BTreeMap::new()));
     let record = {
         let scanned = Arc::clone(&scanned);

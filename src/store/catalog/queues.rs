@@ -153,7 +153,7 @@ mod tests {
     /// The steps that SQLite's machine takes in some turns, by statement, with `rows` contents and as many that are remembered.
     fn steps(rows: u64) -> Vec<(&'static str, i32)> {
         let folder = tempfile::tempdir().unwrap();
-        let mut connection = schema::open(&folder.path().join("catalog.sqlite"), 0).unwrap().connection;
+        let mut connection = schema::open(&folder.path().join("catalog.sqlite"), 0).unwrap().connection.unwrap();
         let transaction = connection.transaction().unwrap();
         let memory = rows * SIZE;
         for number in 0..rows {

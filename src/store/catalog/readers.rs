@@ -19,6 +19,8 @@ pub(super) struct Readers {
     folder: Arc<Folder>,
     state: Mutex<State>,
     returned: Condvar,
+    /// Held by the one that reads with a connection of its own.
+    apart: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -38,7 +40,7 @@ struct Loan<'a> {
 
 impl Readers {
     pub(super) fn new(path: PathBuf, folder: Arc<Folder>) -> Self {
-        Self { path, folder, state: Mutex::default(), returned: Condvar::new() }
+        Self { path, folder, state: Mutex::default(), returned: Condvar::new(), apart: Mutex::new(()) }
     }
 
     /// Runs `work` with a connection; blocks. Gives the generation of the file that was read, too.
@@ -54,6 +56,14 @@ impl Readers {
         };
         let connection = loan.connection.insert(connection);
         (work(connection), generation)
+    }
+
+    /// As [`Readers::read`], for work that may take long: it has a connection to itself, and waits for others of its kind, so that it
+    /// keeps nobody else from a look-up.
+    pub(super) fn read_apart<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> (rusqlite::Result<T>, u64) {
+        let _turn = self.apart.lock().unwrap_or_else(PoisonError::into_inner);
+        let generation = self.generation();
+        (self.open().and_then(|connection| work(&connection)), generation)
     }
 
     fn open(&self) -> rusqlite::Result<Connection> {

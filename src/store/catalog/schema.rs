@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 
 use super::{CatalogError, contents};
 
@@ -130,15 +130,21 @@ CREATE TABLE pinned (
 ) WITHOUT ROWID;
 ";
 
-/// A catalog that is ready to be written.
+/// A catalog that is ready to be written; or none, of which nothing is known.
 pub(super) struct Opened {
-    pub(super) connection: Connection,
+    pub(super) connection: Option<Connection>,
     /// It was made just now and knows nothing.
     pub(super) fresh: bool,
     /// Bytes of all content in it.
     pub(super) at_rest: u64,
     /// Number of contents in it.
     pub(super) blobs: u64,
+}
+
+impl Default for Opened {
+    fn default() -> Self {
+        Self { connection: None, fresh: true, at_rest: 0, blobs: 0 }
+    }
 }
 
 /// Opens the catalog at `path` for writing. One that is corrupt or of another version is set aside, with `now` (milliseconds
@@ -161,6 +167,10 @@ fn try_open(path: &Path) -> rusqlite::Result<Option<Opened>> {
         | OpenFlags::SQLITE_OPEN_NO_MUTEX
         | OpenFlags::SQLITE_OPEN_NOFOLLOW;
     let mut connection = Connection::open_with_flags(path, flags)?;
+    if connection.is_readonly("main")? {
+        // What can only be read is opened for reading without a word.
+        return Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_READONLY), None));
+    }
     connection.busy_timeout(Duration::from_secs(5))?;
     connection.set_prepared_statement_cache_capacity(64);
     let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
@@ -185,16 +195,39 @@ fn try_open(path: &Path) -> rusqlite::Result<Option<Opened>> {
         Err(error) if is_corruption(&error) => return Err(error),
         Err(_) => return Ok(None),
     };
-    Ok(Some(Opened { connection, fresh, at_rest, blobs }))
+    Ok(Some(Opened { connection: Some(connection), fresh, at_rest, blobs }))
 }
 
 /// Opens the catalog at `path` for reading.
 pub(in crate::store) fn open_for_reading(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
-    let connection = Connection::open_with_flags(path, flags)?;
+    let mut connection = Connection::open_with_flags(path, flags)?;
+    let is_readable = |connection: &Connection| connection.query_row("PRAGMA schema_version", [], |_| Ok(()));
+    if let Err(error) = is_readable(&connection) {
+        // Where nothing can be written beside it, a catalog that was closed in order can still be read, since nobody changes it.
+        let is_sealed = matches!(error.sqlite_error_code(), Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly));
+        if !is_sealed || beside(path, "-wal").exists() {
+            return Err(error);
+        }
+        connection = Connection::open_with_flags(immutable(path), flags | OpenFlags::SQLITE_OPEN_URI)?;
+        is_readable(&connection)?;
+    }
     connection.busy_timeout(Duration::from_secs(5))?;
     connection.set_prepared_statement_cache_capacity(32);
     Ok(connection)
+}
+
+/// The name by which SQLite opens a file that it need not lock.
+fn immutable(path: &Path) -> String {
+    let path = path.to_string_lossy().replace('%', "%25").replace('?', "%3f").replace('#', "%23");
+    format!("file:{path}?immutable=1")
+}
+
+/// A path that goes on with `suffix`.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
 }
 
 /// Whether the file is broken, rather than out of reach.
@@ -202,18 +235,23 @@ pub(super) fn is_corruption(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
 }
 
+/// Whether the disk did not give or take what it should.
+pub(super) fn is_disk_error(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::SystemIoFailure)
+}
+
+/// Whether the file can be read, but not written.
+pub(super) fn is_for_reading(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::ReadOnly)
+}
+
 /// Gives the catalog a name under which nobody opens it, so that the operator can look into it. There is one such at most: it may
 /// be large, and nobody counts it.
 pub(super) fn set_aside(path: &Path, reason: &'static str, now: i64) -> Result<(), CatalogError> {
-    let beside = |suffix: String| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        PathBuf::from(name)
-    };
     tracing::warn!(path = %path.display(), reason, "the catalog is set aside; a new one is made from blobs/ and refs/");
     remove_set_aside(path);
     for part in ["", "-wal", "-shm"] {
-        match fs::rename(beside(part.to_owned()), beside(format!(".{reason}-{now}{part}"))) {
+        match fs::rename(beside(path, part), beside(path, &format!(".{reason}-{now}{part}"))) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(CatalogError::SetAside(error.into())),
             _ => {}
         }

@@ -19,6 +19,13 @@ use crate::util::Clock;
 /// How long accesses wait in memory at most, if nothing else asks for them.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(30);
 
+/// A catalog that cannot be opened is not tried again before.
+const CLOSED_FOR: Duration = Duration::from_millis(500);
+
+/// After how many failures of the disk, and how long after the first of them, a catalog is set aside: its place on the disk is bad.
+const FAILURES: u32 = 16;
+const FAILING_FOR: Duration = Duration::from_secs(10);
+
 /// How many jobs share a transaction at most.
 const BATCH: usize = 512;
 
@@ -35,12 +42,22 @@ pub(super) struct Worker {
     pub(super) folder: Arc<Folder>,
     /// `None` after a new catalog could not be made, or the folder was gone: tried again with the next job.
     pub(super) connection: Option<Connection>,
+    pub(super) trouble: Trouble,
     pub(super) readers: Arc<Readers>,
     pub(super) accesses: Arc<Accesses>,
     pub(super) budget: Budget,
     pub(super) clock: Arc<dyn Clock>,
     /// Called when the catalog was replaced by an empty one, or opened again.
     pub(super) on_renewed: Box<dyn Fn() + Send>,
+}
+
+/// What has gone wrong with the file of late.
+#[derive(Default)]
+pub(super) struct Trouble {
+    /// When it could not be opened, and why.
+    closed: Option<(Instant, CatalogError)>,
+    /// Since when, and how many times, the disk has failed it without anything going well in between.
+    failing: Option<(Instant, u32)>,
 }
 
 pub(super) enum Command {
@@ -142,6 +159,7 @@ impl Worker {
                     Command::Flush => flush = true,
                     Command::LetGo => {
                         self.connection = None;
+                        self.trouble = Trouble::default();
                         self.readers.renew();
                     }
                     Command::SetAside { generation } if generation == self.readers.generation() => self.set_aside(),
@@ -191,20 +209,53 @@ impl Worker {
     /// All jobs in one transaction, on a new catalog if this one proves to be broken.
     fn transact(&mut self, jobs: &mut [Box<dyn Job>]) -> Result<(), CatalogError> {
         match transact(self.connection()?, jobs) {
-            Err(error) if schema::is_corruption(&error) => {
+            Err(error) if schema::is_corruption(&error) || self.is_failing_for_long(&error) => {
                 self.set_aside();
                 Ok(transact(self.connection()?, jobs)?)
             }
-            outcome => Ok(outcome?),
+            Ok(()) => {
+                self.trouble.failing = None;
+                Ok(())
+            }
+            Err(error) => {
+                if schema::is_for_reading(&error) {
+                    // It is opened again when it can be written.
+                    self.connection = None;
+                }
+                Err(error.into())
+            }
         }
+    }
+
+    /// Whether this failure is one of so many that the disk will not mend that by itself.
+    fn is_failing_for_long(&mut self, error: &rusqlite::Error) -> bool {
+        if !schema::is_disk_error(error) {
+            return false;
+        }
+        let (since, times) = self.trouble.failing.get_or_insert_with(|| (Instant::now(), 0));
+        *times += 1;
+        let is_for_long = *times >= FAILURES && since.elapsed() >= FAILING_FOR;
+        if is_for_long {
+            self.trouble.failing = None;
+        }
+        is_for_long
     }
 
     fn connection(&mut self) -> Result<&mut Connection, CatalogError> {
         if self.connection.is_none() {
             self.folder.check()?;
-            let opened = schema::open(&self.path, self.clock.unix_millis())?;
-            self.budget.restart(opened.at_rest, opened.blobs);
-            self.connection = Some(opened.connection);
+            if let Some((at, error)) = &self.trouble.closed
+                && at.elapsed() < CLOSED_FOR
+            {
+                return Err(error.clone());
+            }
+            // What was opened while it could only be read keeps this one from being more.
+            self.readers.renew();
+            let opened = schema::open(&self.path, self.clock.unix_millis());
+            let opened = opened.inspect_err(|error| self.trouble.closed = Some((Instant::now(), error.clone())))?;
+            self.budget.restart(opened.at_rest, opened.blobs, opened.fresh);
+            self.connection = opened.connection;
+            self.trouble = Trouble::default();
             (self.on_renewed)();
             self.readers.renew();
         }

@@ -40,7 +40,7 @@ pub struct Evicted {
 impl Blobs {
     /// Evicts until `free` bytes are free, or all that may go is gone. With `is_dry`, only tells what that would be.
     pub(in crate::store) fn clear(&self, free: u64, is_dry: bool) -> Result<Clearing, StoreError> {
-        let free = free.min(self.budget.max());
+        let free = free.min(self.capacity());
         let free_before = self.free();
         let mut clearing = Clearing { free_before, ..Clearing::default() };
         let mut gone = Vec::new();
@@ -52,7 +52,7 @@ impl Blobs {
             }
             let lacking = free.saturating_sub(free_before + clearing.parts_bytes);
             self.catalog.database.flush_accesses()?;
-            gone = self.catalog.database.read(|connection| self.foresee(connection, lacking))?;
+            gone = self.catalog.database.examine(|connection| self.foresee(connection, lacking))?;
         } else {
             let parts_before = self.parts.bytes();
             while self.free() < free && self.parts.give_up_oldest() {}
@@ -65,13 +65,13 @@ impl Blobs {
         }
         let bytes: u64 = gone.iter().map(|(_, size)| size).sum();
         clearing.free_after = if is_dry { free_before + clearing.parts_bytes + bytes } else { self.free() };
-        clearing.evicted = self.catalog.database.read(|connection| name_all(connection, &gone))?;
+        clearing.evicted = self.catalog.database.examine(|connection| name_all(connection, &gone))?;
         Ok(clearing)
     }
 
     fn free(&self) -> u64 {
         let amounts = self.budget.amounts();
-        self.budget.max().saturating_sub(amounts.at_rest.saturating_add(amounts.reserved))
+        self.capacity().saturating_sub(amounts.at_rest.saturating_add(amounts.reserved))
     }
 
     /// What an eviction of `bytes` bytes would take: the same decisions, on a copy of the queues.
@@ -86,12 +86,13 @@ impl Blobs {
             waiting[queue.index()] = queues::in_order(connection, queue)?.into();
             *occupancy.bytes(queue) = waiting[queue.index()].iter().map(|(_, size, _)| size).sum();
         }
+        let capacity = self.capacity();
         let mut stuck = Stuck::default();
         while going < bytes {
             for queue in Queue::ALL.into_iter().filter(|queue| stuck.is_all(*queue)) {
                 *occupancy.bytes(queue) = 0;
             }
-            let Some(queue) = occupancy.next(self.budget.max()) else { break };
+            let Some(queue) = occupancy.next(capacity) else { break };
             let Some((digest, size, uses)) = waiting[queue.index()].pop_front() else {
                 *occupancy.bytes(queue) = 0;
                 continue;

@@ -92,7 +92,8 @@ impl FileSystem for OsFileSystem {
         let system = rustix::fs::statvfs(folder)?;
         // Some make inodes as they need them, and say that there are none at all.
         let inodes = if system.f_files == 0 { u64::MAX } else { system.f_favail };
-        Ok(Space { bytes: system.f_bavail.saturating_mul(system.f_frsize), inodes })
+        let bytes = |blocks: u64| blocks.saturating_mul(system.f_frsize);
+        Ok(Space { bytes: bytes(system.f_bavail), inodes, used: bytes(system.f_blocks.saturating_sub(system.f_bfree)) })
     }
 
     fn list(&self, folder: &Path) -> io::Result<Vec<Entry>> {

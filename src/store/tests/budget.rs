@@ -279,7 +279,38 @@ async fn what_others_need_of_the_file_system_is_left_to_them() {
     inodes.store(1000, Ordering::SeqCst);
     add(&home, &store, 7, 10).await;
     // What is larger than the whole cache is no trouble of the cache.
-    store.limit_growth(5000 - store.stats().bytes);
+    store.limit(5000);
     assert!(matches!(store.begin(Digest::sha256(b"x"), Some(5001)).await, Err(StoreError::NoSpace)));
     assert_eq!(store.trouble(), None);
+}
+
+/// An upstream that does not say how much comes is no reason to leave less to others.
+#[tokio::test]
+async fn content_of_unknown_size_leaves_others_what_is_theirs() {
+    let home = Home::new();
+    home.prepare().await;
+    let fs = FaultFs::one(u64::MAX);
+    let (capacity, inodes) = (Arc::clone(&fs.capacity), Arc::clone(&fs.inodes));
+    let store = home.open_on(ROOMY, Arc::new(fs));
+    settled(&store).await;
+    capacity.store(10_000, Ordering::SeqCst);
+    store.keep_free(3000);
+    let old = add(&home, &store, 1, 6000).await;
+    let digest = Digest::sha256(b"of unknown size");
+    // 4000 are free, of which 1000 may be used; then the old one goes for it; then there is no more.
+    let mut ingest = store.begin(digest, None).await.unwrap();
+    ingest.reserve(1000).await.unwrap();
+    assert!(home.blob(&old).exists());
+    ingest.reserve(7000).await.unwrap();
+    assert!(!home.blob(&old).exists());
+    write(&ingest, &bytes(2, 7000)).unwrap();
+    assert!(matches!(ingest.reserve(7001).await, Err(StoreError::NoSpace)));
+    ingest.discard().await;
+
+    capacity.store(2999, Ordering::SeqCst);
+    assert!(matches!(store.begin(digest, None).await, Err(StoreError::NoSpace)));
+    capacity.store(10_000, Ordering::SeqCst);
+    inodes.store(10, Ordering::SeqCst);
+    assert!(matches!(store.begin(digest, None).await, Err(StoreError::NoSpace)));
+    assert_eq!(store.stats().reserved, 0);
 }

@@ -332,7 +332,7 @@ async fn a_catalog_that_breaks_while_the_store_is_open_is_replaced_meanwhile() {
 
 /// The walk does not get anywhere.
 fn walk_gate() -> Arc<Gate> {
-    Gate::closed(|folder| !folder.ends_with("ingest"))
+    Gate::closed(|folder| !folder.ends_with("ingest") && !folder.ends_with("blobs"))
 }
 
 #[tokio::test]
@@ -388,6 +388,35 @@ async fn nothing_is_evicted_before_a_new_catalog_knows_the_pins() {
     assert_eq!((store.pinned_blocking().contents, home.count()), (4, 4));
     store.unpin(vec![Pin::try_from("docker.io/app:latest".parse::<Name>().unwrap()).unwrap()]).await.unwrap();
     put(&store, &other).await.unwrap();
+}
+
+/// That a folder cannot be listed does not mean that nothing is in it: pins least of all.
+#[tokio::test]
+async fn pins_that_cannot_be_listed_are_kept_and_found_later() {
+    let image = Image::new("docker.io", "app", 1);
+    let contents = [&image.index, &image.manifest, &image.config, &image.layer];
+    let size = contents.iter().map(|content| content.len() as u64).sum::<u64>();
+    // The first list, or the second one, and so on; and the same for the walk after it.
+    for fails in 1..8 {
+        let home = Home::new();
+        let store = home.open();
+        image.pull(&store).await;
+        store.pin(vec![Pin::try_from("docker.io/app:latest".parse::<Name>().unwrap()).unwrap()]).await.unwrap();
+        drop(store);
+        closed(&home).await;
+        fs::remove_file(home.path("catalog.sqlite")).unwrap();
+        let fs = FaultFs::one(u64::MAX);
+        let unlisted = Arc::clone(&fs.unlisted);
+        unlisted.store(fails, Ordering::SeqCst);
+        let store = home.open_on(size + 100, Arc::new(fs));
+        // However often it is tried meanwhile.
+        eventually("all is known again", || {
+            let _ = futures::executor::block_on(async { store.begin(Digest::sha256(b"x"), Some(200)).await.map(drop) });
+            assert_eq!(home.count(), 4, "what is pinned went");
+            unlisted.load(Ordering::SeqCst) == 0 && store.pinned_blocking().contents == 4
+        })
+        .await;
+    }
 }
 
 #[tokio::test]

@@ -90,6 +90,10 @@ impl FileSystem for GatedFs {
         OsFileSystem.epoch()
     }
 
+    fn space(&self, folder: &Path) -> io::Result<Space> {
+        OsFileSystem.space(folder)
+    }
+
     fn list(&self, folder: &Path) -> io::Result<Vec<Entry>> {
         let entries = OsFileSystem.list(folder)?;
         if (self.0.gated)(folder) {

@@ -199,8 +199,8 @@ fn named(store: &Store, keys: &BTreeMap<Digest, u32>) -> BTreeSet<u32> {
     let mut named = BTreeSet::new();
     for name in REPOSITORIES {
         let (hub, name) = (upstream("hub"), repository(name));
-        named.extend(refs.tags(&hub, &name).iter().map(|tag| keys[&refs.tag(&hub, &name, tag).unwrap().digest]));
-        let manifests = refs.list(&refs.layout.manifests(&hub, &name)).into_iter();
+        named.extend(refs.tags(&hub, &name).unwrap().iter().map(|tag| keys[&refs.tag(&hub, &name, tag).unwrap().digest]));
+        let manifests = refs.list(&refs.layout.manifests(&hub, &name)).unwrap().into_iter();
         named.extend(manifests.map(|(file, _)| keys[&Layout::parse_manifest(&file).unwrap()]));
     }
     named

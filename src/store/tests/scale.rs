@@ -45,6 +45,10 @@ async fn hits_and_commits_go_on_while_twenty_thousand_contents_are_entered_a_fol
     fs::remove_file(home.path("catalog.sqlite")).unwrap();
     let gate = walk_gate();
     let store = home.open_on(ROOMY, gate.fs());
+    // First it is seen how much there is.
+    gate.allow(256);
+    let bytes = home.verified_bytes();
+    eventually("it is known how much is there", || store.stats().bytes == bytes).await;
     // The walk stands still before the first folder, then somewhere in the middle.
     for folders in [0, 100] {
         gate.allow(folders);
@@ -92,10 +96,74 @@ async fn one_eviction_is_a_bounded_number_of_decisions_although_everything_was_u
     assert_eq!(store.stats().catalog_errors, 0);
 }
 
-/// What limits the growth of a cache must not be told by a catalog that does not know yet what is in the folder.
+/// A share of the file system is a limit on what the cache grows by, and no reason to drop what it has.
 #[tokio::test]
-async fn a_limit_on_growth_costs_no_content_that_a_lost_catalog_does_not_know() {
+async fn a_limit_on_growth_costs_no_content_whatever_others_take_and_give_back() {
     const SIZE: u64 = 100 * KIB;
+    let home = Home::new();
+    let store = home.open();
+    for seed in 0..10 {
+        put(&store, &bytes(seed, SIZE as usize)).await.unwrap();
+    }
+    drop(store);
+    closed(&home).await;
+    // The catalog does not matter: it is lost the second time.
+    for round in 0..2 {
+        let fs = FaultFs::one(u64::MAX);
+        let capacity = Arc::clone(&fs.capacity);
+        // Others have taken all that is free.
+        capacity.store(10 * SIZE, Ordering::SeqCst);
+        let store = home.open_on(ROOMY, Arc::new(fs));
+        store.limit_growth(5 * SIZE);
+        settled(&store).await;
+        let stats = store.stats();
+        assert_eq!((stats.blobs, stats.evictions, stats.max_bytes), (10, 0, 10 * SIZE));
+        // Content goes for content.
+        put(&store, &bytes(100 + round, SIZE as usize)).await.unwrap();
+        assert_eq!((store.stats().blobs, store.stats().evictions), (10, 1));
+        // They give some of it back: the cache grows, as far as that goes.
+        capacity.store(17 * SIZE, Ordering::SeqCst);
+        assert_eq!(store.stats().max_bytes, 12 * SIZE);
+        for seed in 110..113 {
+            put(&store, &bytes(seed + 10 * round, SIZE as usize)).await.unwrap();
+        }
+        assert_eq!((store.stats().blobs, store.stats().evictions), (12, 2));
+        drop(store);
+        closed(&home).await;
+        // As it was.
+        let store = home.open_and_walk().await;
+        for (number, digest) in home.digests().into_iter().enumerate() {
+            if number >= 10 {
+                store.remove(&digest).await;
+            }
+        }
+        drop(store);
+        closed(&home).await;
+        fs::remove_file(home.path("catalog.sqlite")).unwrap();
+    }
+}
+
+/// Others have the whole disk when the cache is begun: it grows as soon as they give something back.
+#[tokio::test]
+async fn a_cache_that_began_on_a_full_disk_grows_when_there_is_room() {
+    let home = Home::new();
+    let fs = FaultFs::one(u64::MAX);
+    let capacity = Arc::clone(&fs.capacity);
+    capacity.store(1000, Ordering::SeqCst);
+    let store = home.open_on(ROOMY, Arc::new(fs));
+    store.limit_growth(50_000);
+    settled(&store).await;
+    assert!(matches!(put(&store, &bytes(1, 5000)).await, Err(StoreError::NoSpace)));
+    assert!(store.trouble().is_some_and(|trouble| trouble.contains("no space")), "{:?}", store.trouble());
+    capacity.store(100_000, Ordering::SeqCst);
+    put(&store, &bytes(1, 5000)).await.unwrap();
+    assert_eq!(store.trouble(), None);
+}
+
+/// The budget holds while a lost catalog is made anew, too: what it does not know yet is there all the same.
+#[tokio::test]
+async fn a_catalog_that_was_lost_makes_no_room() {
+    const SIZE: u64 = 10 * KIB;
     let home = Home::new();
     let store = home.open();
     for seed in 0..10 {
@@ -105,25 +173,20 @@ async fn a_limit_on_growth_costs_no_content_that_a_lost_catalog_does_not_know() 
     closed(&home).await;
     fs::remove_file(home.path("catalog.sqlite")).unwrap();
     let gate = walk_gate();
-    let store = home.open_on(ROOMY, gate.fs());
-    store.limit_growth(2 * SIZE);
-    gate.open();
-    settled(&store).await;
-    eventually("the limit is known", || store.stats().max_bytes == 12 * SIZE).await;
-    assert_eq!((store.stats().blobs, store.stats().evictions), (10, 0));
-    for seed in 10..13 {
-        put(&store, &bytes(seed, SIZE as usize)).await.unwrap();
+    let store = home.open_on(11 * SIZE, gate.fs());
+    let mut folders: Vec<_> = home.digests().iter().map(|digest| digest.as_bytes()[0]).collect();
+    folders.dedup();
+    for allowed in [0, folders.len(), 3, usize::MAX] {
+        gate.allow(allowed);
+        eventually("the walk stands still", || gate.is_spent() || !store.stats().walking).await;
+        for seed in 10..30 {
+            // There may be room for it or not; and there is room for one where nothing is known to go.
+            let _ = put(&store, &bytes(seed, SIZE as usize)).await;
+            assert!(home.verified_bytes() <= 11 * SIZE, "{} bytes", home.verified_bytes());
+        }
     }
-    assert_eq!((store.stats().blobs, store.stats().evictions), (12, 1));
-    drop(store);
-    closed(&home).await;
-
-    // Nor does anything go where there is no room to grow at all.
-    let gate = walk_gate();
-    let store = home.open_on(ROOMY, gate.fs());
-    store.limit_growth(0);
-    gate.open();
     settled(&store).await;
-    eventually("the limit is known", || store.stats().max_bytes == 12 * SIZE).await;
-    assert_eq!((store.stats().blobs, store.stats().evictions), (12, 0));
+    let stats = store.stats();
+    assert_eq!((stats.bytes, stats.blobs), (home.verified_bytes(), 11));
+    assert!(stats.evictions > 0);
 }

@@ -103,6 +103,15 @@ impl Home {
         total
     }
 
+    /// What is among the blobs, in the order of its digests.
+    pub(super) fn digests(&self) -> Vec<Digest> {
+        let files = list(&self.path("blobs/sha256")).into_iter().flat_map(|folder| list(&folder));
+        let name = |file: &PathBuf| file.file_name().unwrap().to_str().unwrap().to_owned();
+        let mut digests: Vec<_> = files.map(|file| Digest::from_hex(Algorithm::Sha256, &name(&file)).unwrap()).collect();
+        digests.sort_unstable_by_key(|digest| digest.as_bytes().to_vec());
+        digests
+    }
+
     /// How many files there are among the blobs.
     pub(super) fn count(&self) -> u64 {
         list(&self.path("blobs/sha256")).iter().map(|folder| list(folder).len() as u64).sum()
@@ -204,6 +213,8 @@ pub(super) struct FaultFs {
     /// How many bytes of files the file system has room for, as far as it tells.
     pub(super) capacity: Arc<AtomicU64>,
     pub(super) inodes: Arc<AtomicU64>,
+    /// So many lists of folders for refs fail, for want of descriptors.
+    pub(super) unlisted: Arc<AtomicU64>,
     /// Called at the operation that would fail, which then does not.
     pub(super) instead: Option<Arc<dyn Fn() + Send + Sync>>,
 }
@@ -223,6 +234,7 @@ impl FaultFs {
             count,
             capacity: plenty(),
             inodes: plenty(),
+            unlisted: Arc::default(),
             instead: None,
         }
     }
@@ -302,10 +314,15 @@ impl FileSystem for FaultFs {
     fn space(&self, folder: &Path) -> io::Result<Space> {
         let used: u64 = ["blobs/sha256", "ingest"].iter().map(|part| bytes_below(&folder.join(part))).sum();
         let bytes = self.capacity.load(Ordering::SeqCst).saturating_sub(used);
-        Ok(Space { bytes, inodes: self.inodes.load(Ordering::SeqCst) })
+        Ok(Space { bytes, inodes: self.inodes.load(Ordering::SeqCst), used })
     }
 
     fn list(&self, folder: &Path) -> io::Result<Vec<Entry>> {
+        let is_for_refs = folder.components().any(|part| part.as_os_str() == "refs");
+        let less = |left: u64| left.checked_sub(1);
+        if is_for_refs && self.unlisted.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok() {
+            return Err(io::Error::from_raw_os_error(24));
+        }
         self.step(|| OsFileSystem.list(folder))
     }
 }

@@ -42,6 +42,77 @@ async fn a_file_system_that_breaks_is_mended_under_a_running_mirror() {
     accounts_are_right(&larder).await;
 }
 
+/// A restart does not need a disk that is well: what is on it is served, by tag and without the upstream, and the rest passes through.
+#[tokio::test]
+async fn a_start_on_a_file_system_that_can_only_be_read_serves_what_is_there() {
+    for was_killed in [true, false] {
+        let disk = Disk::ext4(64);
+        let image = image(2170, &[3_000_000, 1000]);
+        let layer = image.layers()[0].digest();
+        let hub = hub_with(&image).await;
+        let mut larder = Larder::with(&hub, &disk.config()).await;
+        let digest = pull(&larder, NAME, TAG).await;
+        if was_killed {
+            larder.kill9();
+        } else {
+            larder.stop(rustix::process::Signal::TERM);
+        }
+        disk.remount("ro");
+        larder.start_again().await;
+        assert_eq!(pull(&larder, NAME, TAG).await, digest);
+        assert_eq!(fetched(&hub, layer).count(), 1, "what is there is read");
+        pull_new(&larder, &hub, 2171).await;
+        larder.until_readiness_says("ready, but nothing can be stored").await;
+        assert_eq!(larder.metrics().await.get("cache_degraded"), 1.0);
+
+        disk.remount("rw");
+        larder.until_readiness_says("ready\n").await;
+        is_kept(&larder, &hub, 2172).await;
+        accounts_are_right(&larder).await;
+        assert_eq!(pull(&larder, NAME, TAG).await, digest);
+        assert_eq!(fetched(&hub, layer).count(), 1);
+    }
+}
+
+/// There is not even room for the marker and the catalog.
+#[tokio::test]
+async fn a_start_on_a_full_file_system_passes_through_until_there_is_room() {
+    let disk = Disk::tmpfs("size=24m");
+    let image = image(2180, &[300_000]);
+    let hub = hub_with(&image).await;
+    disk.fill_up();
+    // In a folder of its own, which cannot be made what it should be.
+    let config = disk.config().replace("/mnt\"", "/mnt/cache\"");
+    let larder = Larder::with(&hub, &config).await;
+    assert_eq!(pull(&larder, NAME, TAG).await, image.manifest().digest.as_str());
+    larder.until_readiness_says("ready, but nothing can be stored").await;
+    disk.make_room();
+    larder.until_readiness_says("ready\n").await;
+    let layer = pull_new(&larder, &hub, 2181).await;
+    assert!(
+        disk.mount_point().join("cache").join("blobs").exists() && larder.metrics().await.get("cache_used_bytes") > 300_000.0
+    );
+    assert_eq!(fetched(&hub, &layer).count(), 1);
+}
+
+/// The catalog's part of the disk fails: pulls go on, that shows, and it is over when the disk is well.
+#[tokio::test]
+async fn a_catalog_that_the_disk_does_not_take_keeps_nobody_from_pulling() {
+    for (seed, fault) in (2190..).step_by(10).zip(["error=EIO", "error=ENOSPC"]) {
+        let image = image(seed, &[300_000]);
+        let hub = hub_with(&image).await;
+        let larder = Larder::of(&hub).await;
+        let digest = pull(&larder, NAME, TAG).await;
+        let injection = larder.inject("pwrite64", fault, Some(&larder.cache().join("catalog.sqlite-wal"))).await;
+        pull_new(&larder, &hub, seed + 1).await;
+        assert!(larder.readiness().await.1.starts_with("ready, but nothing can be stored"), "{fault}");
+        assert_eq!(pull(&larder, NAME, TAG).await, digest, "{fault}");
+        assert!(injection.end() > 0);
+        is_kept(&larder, &hub, seed + 2).await;
+        accounts_are_right(&larder).await;
+    }
+}
+
 /// What is in flight when the file system goes is brought to its end for whoever reads it, and is not kept; nothing is written to where
 /// the file system was.
 #[tokio::test]

@@ -33,6 +33,39 @@ async fn a_disk_that_is_full_passes_through_until_there_is_room() {
     assert_eq!(larder.readiness().await.1, "ready\n");
 }
 
+/// A share of the file system, by default: it is what can be had at the moment, not what could be had at the start.
+#[tokio::test]
+async fn a_cache_that_was_started_on_a_full_disk_keeps_what_it_can_as_soon_as_there_is_room() {
+    let disk = Disk::tmpfs("size=64m");
+    let first = image(2005, &[3_000_000, 1000]);
+    let hub = hub_with(&first).await;
+    let mut larder = Larder::with(&hub, &format!("{}\ncache.max_size = '80%'", disk.config())).await;
+    larder.stop(rustix::process::Signal::TERM);
+    disk.fill_up();
+    disk.make_room_for(2_000_000);
+    larder.start_again().await;
+    assert_eq!(pull(&larder, NAME, TAG).await, first.manifest().digest.as_str());
+    assert!(!larder.has(first.layers()[0].digest()));
+    assert!(larder.readiness().await.1.starts_with(NO_ROOM), "{:?}", larder.readiness().await);
+    assert_eq!(larder.metrics().await.get("cache_degraded"), 1.0);
+
+    disk.make_room();
+    let second = image(2006, &[20_000_000, 20_000_000, 1000]);
+    hub.edit(NAME, |repository| repository.set_tag("2", &second));
+    pull(&larder, NAME, "2").await;
+    assert!(second.layers().iter().all(|layer| larder.has(layer.digest())));
+    assert_eq!(larder.readiness().await.1, "ready\n");
+    // Four fifths of it are the most.
+    let metrics = larder.metrics().await;
+    let capacity = metrics.get("cache_capacity_bytes");
+    assert!((40_000_000.0..=0.8 * f64::from(64 << 20)).contains(&capacity), "{capacity}");
+    let third = image(2007, &[20_000_000]);
+    hub.edit(NAME, |repository| repository.set_tag("3", &third));
+    pull(&larder, NAME, "3").await;
+    let metrics = larder.metrics().await;
+    assert!(metrics.get("evictions_total") > 0.0 && metrics.get("cache_used_bytes") <= capacity);
+}
+
 /// Case 30.
 #[tokio::test]
 async fn a_disk_without_inodes_passes_through_until_there_are_some() {

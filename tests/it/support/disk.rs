@@ -70,6 +70,11 @@ impl Disk {
         run(mount.arg(self.mount_point()));
     }
 
+    /// Mounts it again as it is, with other options.
+    pub(crate) fn remount(&self, options: &str) {
+        run(Command::new("mount").args(["-o", &format!("remount,{options}")]).arg(self.mount_point()));
+    }
+
     /// Takes it away, whoever has files open on it.
     pub(crate) fn unmount(&self) {
         run(Command::new("umount").arg("--lazy").arg(self.mount_point()));
@@ -105,6 +110,12 @@ impl Disk {
         let mut file = fs::File::create(self.filler()).unwrap();
         let error = std::iter::repeat_with(|| std::io::Write::write(&mut file, &[1; 4096])).find_map(Result::err);
         assert_eq!(error.map(|error| error.kind()), Some(std::io::ErrorKind::StorageFull));
+    }
+
+    /// Gives back so many bytes of what [`Disk::fill_up`] has taken.
+    pub(crate) fn make_room_for(&self, bytes: u64) {
+        let filler = fs::OpenOptions::new().write(true).open(self.filler()).unwrap();
+        filler.set_len(filler.metadata().unwrap().len() - bytes).unwrap();
     }
 
     pub(crate) fn make_room(&self) {
