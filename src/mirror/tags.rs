@@ -345,7 +345,9 @@ impl Mirror {
             // That an upstream is left alone was said when that began.
             UpstreamError::Offline | UpstreamError::Suspended { .. } | UpstreamError::RateLimited { .. } => true,
             // It was not asked.
-            UpstreamError::Saving { .. } | UpstreamError::Timeout { phase: Phase::Queue } => true,
+            UpstreamError::Saving { .. } | UpstreamError::ShareSpent { .. } | UpstreamError::Timeout { phase: Phase::Queue } => {
+                true
+            }
             _ => false,
         };
         if !was_told_elsewhere && self.shared.told.entry_by_ref(key).or_insert(()).is_fresh() {

@@ -48,7 +48,10 @@ mod tests {
 
     /// A catalog in the midst of a transaction: nothing of it is to last.
     fn catalog(folder: &tempfile::TempDir) -> Connection {
-        let connection = schema::open(&folder.path().join("catalog.sqlite"), 0).unwrap().connection;
+        let connection = schema::open(&folder.path().join("catalog.sqlite"), 0)
+            .unwrap()
+            .connection
+            .expect("a folder that is well has a catalog");
         connection.execute_batch("BEGIN").unwrap();
         connection
     }
