@@ -4,4 +4,4 @@ mod logging;
 mod metrics;
 
 pub use logging::{LogFormat, init as init_logging};
-pub use metrics::{Levels, Metrics, RequestFacts, Totals, UpstreamLevels, UpstreamTotals, Words};
+pub use metrics::{Levels, Metrics, RequestFacts, RequestKind, Totals, UpstreamLevels, UpstreamTotals, Words};

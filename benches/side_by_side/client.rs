@@ -112,17 +112,17 @@ impl Answer<'_> {
         self.read(&mut vec![0; DISCARDED], RecvFlags::TRUNC, |_| {})
     }
 
-    /// Reads the body, and checks it.
+    /// Reads the body and hashes it, as every client of a registry does. Tells how long after the request its first byte came.
     ///
     /// # Errors
     ///
     /// It is not what `digest`, a SHA-256 one, names.
-    pub(crate) fn verify(self, digest: &str) -> Result<()> {
+    pub(crate) fn verify(self, digest: &str) -> Result<Duration> {
         let mut hasher = Sha256::new();
-        self.read(&mut vec![0; PIECE], RecvFlags::empty(), |bytes| hasher.update(bytes))?;
+        let first_byte = self.read(&mut vec![0; PIECE], RecvFlags::empty(), |bytes| hasher.update(bytes))?;
         let hex: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         ensure!(digest.strip_prefix("sha256:") == Some(&hex), "{digest} was asked for, and sha256:{hex} came");
-        Ok(())
+        Ok(first_byte)
     }
 
     /// Reads the body, and keeps it.

@@ -7,8 +7,9 @@ use larder_testkit::{Image, Repository, Synthetic};
 
 /// The repository that holds all content.
 pub(crate) const REPOSITORY: &str = "library/app";
-/// An image whose one layer is the hot blob.
-pub(crate) const HOT_BLOB: &str = "hot-blob";
+/// Images whose one layer is a hot blob.
+pub(crate) const HOT_SMALL: &str = "hot-small";
+pub(crate) const HOT_MIDDLE: &str = "hot-middle";
 /// An image of nine small layers, whose manifest is about 2 KiB long.
 pub(crate) const HOT_MANIFEST: &str = "hot-manifest";
 /// An image of layers of many sizes.
@@ -17,6 +18,8 @@ pub(crate) const COLD: &str = "cold";
 pub(crate) const HERD: &str = "herd";
 /// An image whose one layer is large.
 pub(crate) const LARGE: &str = "large";
+/// An image whose layers are pulled all at once.
+pub(crate) const CROWD: &str = "crowd";
 
 /// The extent of a run.
 pub(crate) struct Plan {
@@ -25,12 +28,12 @@ pub(crate) struct Plan {
     /// How often it is where a round takes a minute.
     pub(crate) slow_rounds: usize,
     /// In bytes.
-    hot_blob: u64,
-    /// How many times a lone client reads the hot blob in a round. Processor time is told in hundredths of a second: this must
-    /// be enough for many of them.
-    pub(crate) lone_reads: usize,
-    /// How many times each of several clients reads it.
-    pub(crate) shared_reads: usize,
+    hot_small: u64,
+    /// In bytes.
+    hot_middle: u64,
+    /// What a round's reads of a hot blob come to at least, in bytes. Processor time is told in hundredths of a second: this must be
+    /// enough for many of them.
+    pub(crate) hot_bytes: u64,
     /// How long requests for a manifest go on in a round.
     pub(crate) load: Duration,
     /// The layers of the cold image, in bytes.
@@ -39,6 +42,8 @@ pub(crate) struct Plan {
     herd_blob: u64,
     /// In bytes.
     large_blob: u64,
+    /// In bytes.
+    crowd_layers: [u64; 50],
     /// Whether figures are held against their targets, which are for content of the full size.
     pub(crate) has_targets: bool,
 }
@@ -47,15 +52,16 @@ impl Plan {
     /// What figures are published from.
     pub(crate) fn full() -> Self {
         Self {
-            rounds: 5,
+            rounds: 7,
             slow_rounds: 3,
-            hot_blob: 256 << 20,
-            lone_reads: 8,
-            shared_reads: 2,
-            load: Duration::from_secs(3),
+            hot_small: 1 << 20,
+            hot_middle: 64 << 20,
+            hot_bytes: 1_200_000_000,
+            load: Duration::from_millis(1500),
             cold_layers: [150, 100, 60, 40, 25, 15, 8, 3].map(|megabytes| megabytes * 1_000_000),
             herd_blob: 210_000_000,
             large_blob: 1 << 30,
+            crowd_layers: [50_000_000; 50],
             has_targets: true,
         }
     }
@@ -65,13 +71,14 @@ impl Plan {
         Self {
             rounds: 2,
             slow_rounds: 1,
-            hot_blob: 64 << 20,
-            lone_reads: 4,
-            shared_reads: 1,
-            load: Duration::from_millis(500),
+            hot_small: 1 << 20,
+            hot_middle: 8 << 20,
+            hot_bytes: 100_000_000,
+            load: Duration::from_millis(300),
             cold_layers: [15, 10, 6, 4, 3, 2, 1, 1].map(|megabytes| megabytes * 1_000_000),
             herd_blob: 20_000_000,
             large_blob: 100_000_000,
+            crowd_layers: [1_000_000; 50],
             has_targets: false,
         }
     }
@@ -83,11 +90,13 @@ impl Plan {
             layers.fold(Image::builder(), |image, (seed, size)| image.layer(Synthetic::new(seed, *size))).build()
         };
         Repository::new(REPOSITORY)
-            .tag(HOT_BLOB, &image(100, &[self.hot_blob]))
+            .tag(HOT_SMALL, &image(100, &[self.hot_small]))
+            .tag(HOT_MIDDLE, &image(110, &[self.hot_middle]))
             .tag(HOT_MANIFEST, &image(200, &[1000; 9]))
             .tag(COLD, &image(300, &self.cold_layers))
             .tag(HERD, &image(400, &[self.herd_blob]))
             .tag(LARGE, &image(500, &[self.large_blob]))
+            .tag(CROWD, &image(600, &self.crowd_layers))
     }
 }
 

@@ -24,25 +24,40 @@ pub(crate) struct Load {
     pub(crate) p99: Duration,
 }
 
-/// Asks for what is `length` bytes long, for so long on so many connections at once, each as fast as answers come.
+/// Over what requests come.
+#[derive(Clone, Copy)]
+pub(crate) enum Connections {
+    /// So many at a time, each kept for many requests.
+    Kept(usize),
+    /// So many at a time, each for one request.
+    Fresh(usize),
+}
+
+/// Asks for what is `length` bytes long, for so long over so many connections at once, each as fast as answers come.
 ///
 /// # Errors
 ///
 /// An answer is not 200, or is not of that length, or a connection ends.
-pub(crate) fn run(address: SocketAddr, path: &str, length: u64, connections: usize, duration: Duration) -> Result<Load> {
+pub(crate) fn run(address: SocketAddr, path: &str, length: u64, connections: Connections, duration: Duration) -> Result<Load> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nAccept: {ACCEPT}\r\n\r\n");
+    let (count, ending) = match connections {
+        Connections::Kept(count) => (count, ""),
+        Connections::Fresh(count) => (count, "Connection: close\r\n"),
+    };
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nAccept: {ACCEPT}\r\n{ending}\r\n");
     let length = usize::try_from(length)?;
     runtime.block_on(async {
         let mut streams = Vec::new();
-        for _ in 0..connections {
-            let stream = TcpStream::connect(address).await?;
-            stream.set_nodelay(true)?;
-            streams.push(stream);
+        for _ in 0..count {
+            streams.push(match connections {
+                Connections::Kept(_) => Some(connect(address).await?),
+                Connections::Fresh(_) => None,
+            });
         }
         let begun = Instant::now();
+        let end = begun + duration;
         let mut asking: JoinSet<_> =
-            streams.into_iter().map(|stream| ask(stream, request.clone(), length, begun + duration)).collect();
+            streams.into_iter().map(|stream| ask(address, stream, request.clone(), length, end)).collect();
         let all = async {
             let mut times = Vec::new();
             while let Some(asked) = asking.join_next().await {
@@ -58,14 +73,31 @@ pub(crate) fn run(address: SocketAddr, path: &str, length: u64, connections: usi
     })
 }
 
-/// Asks on one connection until `end`; returns how long each answer took.
-async fn ask(mut stream: TcpStream, request: String, length: usize, end: Instant) -> Result<Vec<Duration>> {
+async fn connect(address: SocketAddr) -> Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Asks over one connection, or over a new one each time, until `end`; returns how long each answer took.
+async fn ask(
+    address: SocketAddr,
+    mut kept: Option<TcpStream>,
+    request: String,
+    length: usize,
+    end: Instant,
+) -> Result<Vec<Duration>> {
     let mut times = Vec::new();
     let mut buffer = vec![0; 64 * 1024];
     let mut begun = Instant::now();
     while begun < end {
+        let mut fresh = None;
+        let stream = match &mut kept {
+            Some(stream) => stream,
+            None => fresh.insert(connect(address).await?),
+        };
         stream.write_all(request.as_bytes()).await?;
-        read_answer(&mut stream, &mut buffer, length).await?;
+        read_answer(stream, &mut buffer, length).await?;
         let now = Instant::now();
         times.push(now - begun);
         begun = now;

@@ -1,6 +1,6 @@
 //! The benchmark of Larder beside its peers: nginx and docker-registry cache the same upstream on the same machine, and all
-//! are measured in turn. It prints what it measured, and whether that is what was aimed at; a target that is missed is no error, and
-//! it talks to nobody beyond the loopback interface.
+//! are measured in turn. It prints what it measured, and whether that is what was aimed at; where a target is missed it exits with 1.
+//! It talks to nobody beyond the loopback interface.
 
 mod client;
 mod content;
@@ -10,6 +10,7 @@ mod process;
 mod results;
 mod scenarios;
 mod servers;
+mod tls;
 mod upstream;
 
 use std::path::PathBuf;
@@ -27,8 +28,8 @@ use upstream::Upstream;
 /// Measures Larder, nginx and docker-registry side by side, and prints a table.
 #[derive(Parser)]
 struct Options {
-    /// Measures only what has one of these words in its name: hot-blob, hot-manifest-by-digest, hot-manifest-by-tag, cold-fast,
-    /// cold-wan, cold-blob-limited-link, cold-blob-limited-connections, herd.
+    /// Measures only what has one of these words in its name: hot-blob, hot-tls, hot-manifest-by-digest, hot-manifest-by-tag,
+    /// connections, cold-fast, cold-wan, cold-blob-limited-link, cold-blob-limited-connections, herd, large-herd, crowd.
     filter: Vec<String>,
     /// Fewer rounds of smaller content: to see that everything works, not how well.
     #[arg(long)]
@@ -70,7 +71,9 @@ fn run(options: &Options) -> Result<()> {
     }
     print!("{}", results.table());
     if stage.plan.has_targets {
-        print!("{}", results.targets());
+        let (table, missed) = results.targets();
+        print!("{table}");
+        ensure!(missed == 0, "{missed} targets were missed");
     }
     Ok(())
 }

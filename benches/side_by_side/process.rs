@@ -65,6 +65,12 @@ impl Process {
         self.family()?.iter().map(|stat| proportional_set_size(stat.pid)).sum()
     }
 
+    /// The most memory that it and its living children have occupied so far, each for itself, in bytes: proc(5), `VmHWM`. What they
+    /// share counts for each of them.
+    pub(crate) fn peak_memory(&self) -> Result<u64> {
+        self.family()?.iter().map(|stat| kilobytes(&format!("/proc/{}/status", stat.pid), "VmHWM:")).sum()
+    }
+
     /// It and its living descendants.
     fn family(&self) -> Result<Vec<Stat>> {
         let mut others = all_processes()?;
@@ -128,9 +134,13 @@ fn parse(pid: u32, line: &str) -> Option<Stat> {
 }
 
 fn proportional_set_size(pid: u32) -> Result<u64> {
-    let path = format!("/proc/{pid}/smaps_rollup");
-    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
+    kilobytes(&format!("/proc/{pid}/smaps_rollup"), "Pss:")
+}
+
+/// What a file of the system's tells in kilobytes, in bytes.
+fn kilobytes(path: &str, name: &str) -> Result<u64> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
     let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-    Ok(1024 * kilobytes.with_context(|| format!("{path} tells no proportional set size:\n{text}"))?)
+    Ok(1024 * kilobytes.with_context(|| format!("{path} tells no {name}\n{text}"))?)
 }

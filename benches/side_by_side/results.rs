@@ -40,14 +40,26 @@ struct Row {
     rounds: [Vec<f64>; Subject::ALL.len()],
 }
 
-/// How Larder is to compare in a figure that is better if it is less.
+/// What Larder's figure is to be, and what it is held against.
 struct Target {
     conditions: &'static str,
     figure: Figure,
-    /// Whom it is compared with.
-    peer: Subject,
-    /// The most that its figure may be, as a part of the peer's.
-    most: f64,
+    bound: Bound,
+}
+
+/// A bound on Larder's figure. A peer's is that of the same round.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Bound {
+    /// At most so many times a peer's.
+    Times(f64, Subject),
+    /// At least so many times a peer's.
+    AtLeastTimes(f64, Subject),
+    /// At most a peer's and so much more, in the figure's unit.
+    Plus(f64, Subject),
+    /// At most so many times what it is under other conditions.
+    TimesUnder(f64, &'static str),
+    /// At most this, in the figure's unit.
+    Most(f64),
 }
 
 /// All figures.
@@ -68,38 +80,72 @@ impl Results {
         self.rows[index].rounds[subject as usize].push(value);
     }
 
-    /// Aims at a ratio of Larder's figure to a peer's.
-    pub(crate) fn aim(&mut self, conditions: &'static str, figure: Figure, peer: Subject, most: f64) {
-        self.targets.push(Target { conditions, figure, peer, most });
-    }
-
-    /// What was aimed at, as a further table in Markdown; nothing if there is nothing.
-    pub(crate) fn targets(&self) -> String {
-        if self.targets.is_empty() {
-            return String::new();
+    /// Aims at something; once, however often it is said.
+    pub(crate) fn aim(&mut self, conditions: &'static str, figure: Figure, bound: Bound) {
+        let is_it = |target: &Target| target.conditions == conditions && target.figure == figure && target.bound == bound;
+        if self.targets.iter().any(is_it) {
+            return;
         }
-        let heading = ["", "Larder", "peer", "ratio", "target", ""].map(str::to_owned).to_vec();
-        let lines = [heading].into_iter().chain(self.targets.iter().map(|target| self.judge(target)));
-        format!("\n{}", align(&lines.collect::<Vec<_>>()))
+        self.targets.push(Target { conditions, figure, bound });
     }
 
-    fn judge(&self, target: &Target) -> Vec<String> {
-        let Target { conditions, figure, peer, most } = target;
-        let of = |subject: Subject| {
-            let row = self.rows.iter().find(|row| row.conditions == *conditions && row.figure == *figure);
+    /// What was aimed at, as a further table in Markdown, and how many targets were missed. Nothing if there are none.
+    pub(crate) fn targets(&self) -> (String, usize) {
+        if self.targets.is_empty() {
+            return (String::new(), 0);
+        }
+        let heading = ["", "Larder", "beside", "target", "measured", ""].map(str::to_owned).to_vec();
+        let judged: Vec<_> = self.targets.iter().map(|target| self.judge(target)).collect();
+        let missed = judged.iter().filter(|(_, is_met)| !is_met).count();
+        let lines = [heading].into_iter().chain(judged.into_iter().map(|(cells, _)| cells));
+        (format!("\n{}", align(&lines.collect::<Vec<_>>())), missed)
+    }
+
+    fn judge(&self, target: &Target) -> (Vec<String>, bool) {
+        let Target { conditions, figure, bound } = target;
+        let under = |conditions: &str, subject: Subject| {
+            let row = self.rows.iter().find(|row| row.conditions == conditions && row.figure == *figure);
             row.map_or(&[][..], |row| &row.rounds[subject as usize])
         };
-        let (larder, other) = (of(Subject::Larder), of(*peer));
-        let value = |values| median(values).map_or("–".to_owned(), |median| format!("{median:.*}", figure.digits));
-        let is_met = median(&ratios(larder, other)).is_some_and(|ratio| ratio <= *most);
-        vec![
+        let of = |subject| under(conditions, subject);
+        let larder = of(Subject::Larder);
+        let value = |values: &[f64]| median(values).map_or("–".to_owned(), |median| format!("{median:.*}", figure.digits));
+        let times = |peer| ratios(larder, of(peer));
+        let (measured, text) = match *bound {
+            Bound::Times(_, peer) | Bound::AtLeastTimes(_, peer) => (median(&times(peer)), ratio(larder, of(peer))),
+            Bound::Plus(_, peer) => {
+                let more: Vec<_> = larder.iter().zip(of(peer)).map(|(larder, peer)| larder - peer).collect();
+                (median(&more), spread(&more, figure.digits, true))
+            }
+            Bound::TimesUnder(_, other) => {
+                let other = under(other, Subject::Larder);
+                (median(&ratios(larder, other)), ratio(larder, other))
+            }
+            Bound::Most(_) => (median(larder), spread(larder, figure.digits, false)),
+        };
+        let is_met = measured.is_some_and(|measured| match *bound {
+            Bound::Times(most, _) | Bound::TimesUnder(most, _) | Bound::Plus(most, _) | Bound::Most(most) => measured <= most,
+            Bound::AtLeastTimes(least, _) => measured >= least,
+        });
+        let beside = |peer: Subject| format!("{} {}", peer.name(), value(of(peer)));
+        let (beside, target) = match *bound {
+            Bound::Times(most, peer) => (beside(peer), format!("≤ {most:.2} ×")),
+            Bound::AtLeastTimes(least, peer) => (beside(peer), format!("≥ {least:.2} ×")),
+            Bound::Plus(most, peer) => (beside(peer), format!("≤ +{most}")),
+            Bound::TimesUnder(most, other) => {
+                (format!("{other} {}", value(under(other, Subject::Larder))), format!("≤ {most:.2} ×"))
+            }
+            Bound::Most(most) => ("–".to_owned(), format!("≤ {most}")),
+        };
+        let cells = vec![
             format!("{conditions}: {}", figure.name),
             value(larder),
-            format!("{} {}", peer.name(), value(other)),
-            ratio(larder, other),
-            format!("≤ {most:.2}"),
-            if is_met { "met" } else { "missed" }.to_owned(),
-        ]
+            beside,
+            target,
+            text,
+            if is_met { "met" } else { "**missed**" }.to_owned(),
+        ];
+        (cells, is_met)
     }
 
     /// The table, in Markdown: medians, and Larder's part of its peers'.
@@ -149,9 +195,20 @@ fn ratio(larder: &[f64], peer: &[f64]) -> String {
     }
 }
 
-/// Round by round.
+/// The median, and in parentheses the least and the greatest.
+fn spread(values: &[f64], digits: usize, is_difference: bool) -> String {
+    let number = |value: f64| if is_difference { format!("{value:+.digits$}") } else { format!("{value:.digits$}") };
+    let (least, greatest) = (values.iter().copied().reduce(f64::min), values.iter().copied().reduce(f64::max));
+    match (median(values), least, greatest) {
+        (Some(median), Some(least), Some(greatest)) => format!("{} ({}–{})", number(median), number(least), number(greatest)),
+        _ => "–".to_owned(),
+    }
+}
+
+/// Round by round. A slow peer is measured in the first of every few rounds.
 fn ratios(larder: &[f64], peer: &[f64]) -> Vec<f64> {
-    larder.iter().zip(peer).map(|(larder, peer)| larder / peer).collect()
+    let every = larder.len().div_ceil(peer.len().max(1)).max(1);
+    larder.iter().step_by(every).zip(peer).map(|(larder, peer)| larder / peer).collect()
 }
 
 fn median(values: &[f64]) -> Option<f64> {

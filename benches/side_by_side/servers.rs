@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use crate::client::Client;
 use crate::process::Process;
+use crate::tls::Identity;
 use crate::upstream::Upstream;
 
 /// Whose figures there are.
@@ -107,6 +108,9 @@ fn version(program: &Path, flag: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&text).trim().to_owned())
 }
 
+/// Larder's configuration.
+const LARDER: (&str, &str) = ("larder.toml", include_str!("servers/larder.toml"));
+
 /// A running server with a folder of its own, which goes with it.
 pub(crate) struct Server {
     pub(crate) subject: Subject,
@@ -120,7 +124,7 @@ impl Server {
     pub(crate) fn start(cache: Cache, programs: &Programs, upstream: &Upstream, scratch: &Path) -> Result<Self> {
         let folder = tempfile::tempdir_in(scratch)?;
         let template = match cache {
-            Cache::Larder => ("larder.toml", include_str!("servers/larder.toml")),
+            Cache::Larder => LARDER,
             Cache::Nginx => ("nginx.conf", include_str!("servers/nginx.conf")),
             Cache::DockerRegistry => ("docker-registry.yml", include_str!("servers/docker-registry.yml")),
         };
@@ -145,6 +149,50 @@ impl Server {
 
     /// Starts a server of what the upstream has at `paths`, as files.
     pub(crate) fn start_static(programs: &Programs, upstream: &Upstream, scratch: &Path, paths: &[String]) -> Result<Self> {
+        Self::start_files(programs, upstream, scratch, paths, None)
+    }
+
+    /// As [`Server::start_static`], over TLS.
+    pub(crate) fn start_static_tls(
+        programs: &Programs,
+        upstream: &Upstream,
+        scratch: &Path,
+        paths: &[String],
+        identity: &Identity,
+    ) -> Result<Self> {
+        Self::start_files(programs, upstream, scratch, paths, Some(identity))
+    }
+
+    /// Starts Larder, empty, with TLS.
+    pub(crate) fn start_larder_tls(
+        programs: &Programs,
+        upstream: &Upstream,
+        scratch: &Path,
+        identity: &Identity,
+    ) -> Result<Self> {
+        let folder = tempfile::tempdir_in(scratch)?;
+        let address = free_address()?;
+        identity.write(folder.path())?;
+        let (name, template) = LARDER;
+        let tls = "\n[tls]\ncert = \"cert.pem\"\nkey = \"key.pem\"\n";
+        let places = [
+            ("@DIR@", name_of(folder.path())?),
+            ("@LISTEN@", &address.to_string()),
+            ("@UPSTREAM@", &upstream.address().to_string()),
+        ];
+        let config = configure(folder.path(), (name, &format!("{template}{tls}")), &places)?;
+        let mut command = command(&programs.larder, &["serve", "--config"], &config);
+        let process = Process::start(&mut command, address, &folder.path().join("output"))?;
+        Ok(Self { subject: Subject::Larder, address, process, _folder: folder })
+    }
+
+    fn start_files(
+        programs: &Programs,
+        upstream: &Upstream,
+        scratch: &Path,
+        paths: &[String],
+        identity: Option<&Identity>,
+    ) -> Result<Self> {
         let folder = tempfile::tempdir_in(scratch)?;
         let files = folder.path().join("files");
         let token = upstream.log_in()?;
@@ -154,7 +202,13 @@ impl Server {
             fs::write(file, Client::open(upstream.address())?.with_token(&token).get(path)?.keep()?)?;
         }
         let address = free_address()?;
-        let places = [("@DIR@", name_of(folder.path())?), ("@LISTEN@", &address.to_string()), ("@USER@", &user()?)];
+        let mut listen = address.to_string();
+        if let Some(identity) = identity {
+            identity.write(folder.path())?;
+            let dir = name_of(folder.path())?;
+            listen += &format!(" ssl; ssl_certificate {dir}/cert.pem; ssl_certificate_key {dir}/key.pem; ssl_protocols TLSv1.3");
+        }
+        let places = [("@DIR@", name_of(folder.path())?), ("@LISTEN@", &listen), ("@USER@", &user()?)];
         let config = configure(folder.path(), ("static.conf", include_str!("servers/static.conf")), &places)?;
         let process = Process::start(&mut nginx(&programs.nginx, &config), address, &folder.path().join("output"))?;
         Ok(Self { subject: Subject::Static, address, process, _folder: folder })

@@ -114,6 +114,6 @@ mod tests {
                 assert_eq!(url.scheme(), "https", "{} is asked over TLS", entry.name);
             }
         }
-        assert!(claimed.contains(&DEFAULT.parse().expect("a name")));
+        assert!(claimed.contains(&DEFAULT.parse::<UpstreamName>().expect("a name")));
     }
 }

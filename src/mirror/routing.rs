@@ -1,9 +1,11 @@
 //! Which upstream and repository a request means, for every way in which real clients address a mirror.
 //! Upstreams are a closed list: a name in a request is a key to look up, never an address to dial.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::Hashing;
 use crate::oci::{NameError, RepositoryName, UpstreamName};
 use crate::upstream::Origin;
 
@@ -23,8 +25,8 @@ pub struct Upstream {
 
 /// The closed list of upstreams.
 pub struct Upstreams {
-    by_name: HashMap<UpstreamName, Arc<Upstream>>,
-    by_host: HashMap<String, Arc<Upstream>>,
+    by_name: HashMap<UpstreamName, Arc<Upstream>, Hashing>,
+    by_host: HashMap<String, Arc<Upstream>, Hashing>,
     default: Arc<Upstream>,
 }
 
@@ -65,8 +67,8 @@ impl Upstreams {
     /// The list made of `upstreams`; `default` is what bare names mean. Names, aliases and hosts must not be claimed twice: the
     /// configuration has seen to that, and here the first one wins.
     pub fn new(upstreams: Vec<Arc<Upstream>>, default: Arc<Upstream>) -> Self {
-        let mut by_name = HashMap::new();
-        let mut by_host = HashMap::new();
+        let mut by_name = HashMap::<_, _, Hashing>::default();
+        let mut by_host = HashMap::<_, _, Hashing>::default();
         for upstream in &upstreams {
             by_name.entry(upstream.name.clone()).or_insert_with(|| Arc::clone(upstream));
         }
@@ -81,9 +83,9 @@ impl Upstreams {
         Self { by_name, by_host, default }
     }
 
-    /// The upstream that clients call `name`.
+    /// The upstream that clients call `name`, in upper or lower case.
     pub fn get(&self, name: &str) -> Option<&Arc<Upstream>> {
-        self.by_name.get(&name.parse::<UpstreamName>().ok()?)
+        self.by_name.get(&*lower_case(name))
     }
 
     /// The upstream that clients call `name`.
@@ -150,14 +152,18 @@ impl Upstreams {
 
     /// The upstream of a `Host`: one that was configured for it, or one whose own name it is (where DNS sends that name to us).
     fn by_host(&self, host: &str) -> Option<&Arc<Upstream>> {
-        let host = host.to_ascii_lowercase();
-        let without_port = host.rsplit_once(':').map_or(host.as_str(), |(host, _)| host);
+        let host = &*lower_case(host);
+        let without_port = host.rsplit_once(':').map_or(host, |(host, _)| host);
         self.by_host
-            .get(&host)
+            .get(host)
             .or_else(|| self.by_host.get(without_port))
-            .or_else(|| self.get(&host))
+            .or_else(|| self.get(host))
             .or_else(|| self.get(without_port))
     }
+}
+
+fn lower_case(name: &str) -> Cow<'_, str> {
+    if name.bytes().any(|byte| byte.is_ascii_uppercase()) { name.to_ascii_lowercase().into() } else { name.into() }
 }
 
 /// The rule of every client (`distribution/reference`): a first path element with a dot or a colon, or `localhost`, is a host.

@@ -115,13 +115,44 @@ impl Digest {
 
     /// The encoded part: 64 or 128 lower-case hexadecimal digits.
     pub fn hex(&self) -> String {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        self.as_bytes()
-            .iter()
-            .flat_map(|byte| [byte >> 4, byte & 15])
-            .map(|nibble| char::from(DIGITS[usize::from(nibble)]))
-            .collect()
+        encode_hex(self.as_bytes(), &mut [0; HEX_MAX_BYTES]).to_owned()
     }
+}
+
+/// The longest encoded part.
+const HEX_MAX_BYTES: usize = Algorithm::Sha512.hex_len();
+
+/// The two digits of each byte. Every request has digests to read and to write, so neither is done digit by digit.
+const PAIRS: [[u8; 2]; 256] = {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut pairs = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < pairs.len() {
+        pairs[byte] = [DIGITS[byte >> 4], DIGITS[byte & 15]];
+        byte += 1;
+    }
+    pairs
+};
+
+/// What each digit stands for; [`NO_DIGIT`] for what is none.
+const NIBBLES: [u8; 256] = {
+    let mut nibbles = [NO_DIGIT; 256];
+    let mut nibble = 0;
+    while nibble < 16 {
+        nibbles[PAIRS[nibble][1] as usize] = nibble as u8;
+        nibble += 1;
+    }
+    nibbles
+};
+
+const NO_DIGIT: u8 = 0xff;
+
+/// Writes `bytes` into the beginning of `buffer`.
+fn encode_hex<'a>(bytes: &[u8], buffer: &'a mut [u8; HEX_MAX_BYTES]) -> &'a str {
+    for (pair, byte) in buffer.chunks_exact_mut(2).zip(bytes) {
+        pair.copy_from_slice(&PAIRS[usize::from(*byte)]);
+    }
+    str::from_utf8(&buffer[..2 * bytes.len()]).expect("hexadecimal digits are ASCII")
 }
 
 fn decode_hex<const N: usize>(hex: &str) -> Option<[u8; N]> {
@@ -129,30 +160,35 @@ fn decode_hex<const N: usize>(hex: &str) -> Option<[u8; N]> {
     if hex.len() != 2 * N {
         return None;
     }
-    let nibble = |digit: u8| match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
-    };
     let mut bytes = [0; N];
+    // Gathers the bits of all that was read: those of what is no digit are set nowhere else.
+    let mut seen = 0;
     for (byte, pair) in bytes.iter_mut().zip(hex.chunks_exact(2)) {
-        *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
+        let (high, low) = (NIBBLES[usize::from(pair[0])], NIBBLES[usize::from(pair[1])]);
+        seen |= high | low;
+        *byte = high << 4 | low & 15;
     }
-    Some(bytes)
+    (seen <= 15).then_some(bytes)
 }
 
 impl FromStr for Digest {
     type Err = DigestError;
 
     fn from_str(text: &str) -> Result<Self, DigestError> {
-        let (algorithm, hex) = text.split_once(':').ok_or(DigestError::NoSeparator)?;
-        Self::from_hex(algorithm.parse()?, hex)
+        for algorithm in Algorithm::ALL {
+            if let Some(hex) = text.strip_prefix(algorithm.name()).and_then(|rest| rest.strip_prefix(':')) {
+                return Self::from_hex(algorithm, hex);
+            }
+        }
+        Err(if text.contains(':') { DigestError::UnknownAlgorithm } else { DigestError::NoSeparator })
     }
 }
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.algorithm(), self.hex())
+        f.write_str(self.algorithm().name())?;
+        f.write_str(":")?;
+        f.write_str(encode_hex(self.as_bytes(), &mut [0; HEX_MAX_BYTES]))
     }
 }
 
@@ -235,6 +271,19 @@ mod tests {
             "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855 ",
         ] {
             assert!(text.parse::<Digest>().is_err(), "{text:?} was taken for a digest");
+        }
+    }
+
+    #[test]
+    fn each_digit_counts() {
+        for place in 0..64 {
+            for byte in 0..=u8::MAX {
+                let mut hex = "0".repeat(64).into_bytes();
+                hex[place] = byte;
+                let is_digit = matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+                let digest = str::from_utf8(&hex).ok().and_then(|hex| Digest::from_hex(Algorithm::Sha256, hex).ok());
+                assert_eq!(digest.map(|digest| digest.hex().into_bytes()), is_digit.then_some(hex), "{byte} at {place}");
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! Names of repositories and of the upstreams that hold them. Both are safe as path components and in URLs:
 //! the grammar of the distribution specification leaves no room for `..`, an empty component or an escape.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -71,6 +72,13 @@ fn is_component(text: &str) -> bool {
 }
 
 // === impl UpstreamName ===
+
+/// For look-ups by a text that nobody has checked: what is found under it is a name.
+impl Borrow<str> for UpstreamName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
 
 impl UpstreamName {
     pub fn as_str(&self) -> &str {

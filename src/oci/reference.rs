@@ -49,7 +49,7 @@ impl FromStr for Reference {
 
     /// A tag cannot contain a colon and a digest always does, so the colon decides.
     fn from_str(text: &str) -> Result<Self, ReferenceError> {
-        if text.contains(':') { Ok(Self::Digest(text.parse()?)) } else { Ok(Self::Tag(text.parse()?)) }
+        if text.as_bytes().contains(&b':') { Ok(Self::Digest(text.parse()?)) } else { Ok(Self::Tag(text.parse()?)) }
     }
 }
 

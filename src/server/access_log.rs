@@ -11,7 +11,7 @@ use super::body::{Body, Watch};
 use crate::fill::FillError;
 use crate::mirror::{CacheOutcome, Caller};
 use crate::oci::{Digest, Reference, RepositoryName, UpstreamName};
-use crate::telemetry::{Metrics, RequestFacts};
+use crate::telemetry::{Metrics, RequestFacts, RequestKind};
 
 /// The status that is logged for a client that left before its answer began. It is never sent.
 const CLIENT_LEFT: u16 = 499;
@@ -22,9 +22,8 @@ pub(super) struct Entry {
     begun: Instant,
     method: Method,
     client: SocketAddr,
-    user_agent: Option<String>,
-    /// One of a closed set of words.
-    pub(super) kind: &'static str,
+    user_agent: Option<HeaderValue>,
+    pub(super) kind: RequestKind,
     pub(super) upstream: Option<UpstreamName>,
     pub(super) repository: Option<RepositoryName>,
     pub(super) reference: Option<Reference>,
@@ -41,15 +40,13 @@ pub(super) struct Entry {
 
 impl Entry {
     pub(super) fn begin(metrics: Arc<Metrics>, method: &Method, client: SocketAddr, user_agent: Option<&HeaderValue>) -> Self {
-        let user_agent = user_agent.and_then(|value| value.to_str().ok());
         Self {
             metrics,
             begun: Instant::now(),
             method: method.clone(),
             client,
-            // Visible ASCII, so that any place is between two characters.
-            user_agent: user_agent.map(|text| text.get(..200).unwrap_or(text).to_owned()),
-            kind: "other",
+            user_agent: user_agent.cloned(),
+            kind: RequestKind::Other,
             upstream: None,
             repository: None,
             reference: None,
@@ -112,7 +109,7 @@ impl Drop for Entry {
             target: "larder::access",
             client = %self.client,
             method = %self.method,
-            kind = self.kind,
+            kind = self.kind.as_str(),
             upstream = self.upstream.as_ref().map(tracing::field::display),
             repository = self.repository.as_ref().map(tracing::field::display),
             reference = self.reference.as_ref().map(tracing::field::display),
@@ -123,11 +120,17 @@ impl Drop for Entry {
             cache = outcome,
             ttfb_ms = millis(first_byte),
             duration_ms = millis(duration),
-            user_agent = self.user_agent,
+            user_agent = self.user_agent.as_ref().and_then(told),
             error = self.error,
             "request"
         );
     }
+}
+
+/// What is logged of a User-Agent: its beginning.
+fn told(user_agent: &HeaderValue) -> Option<&str> {
+    // Visible ASCII, so that any place is between two characters.
+    user_agent.to_str().ok().map(|text| text.get(..200).unwrap_or(text))
 }
 
 /// Milliseconds with microsecond digits.

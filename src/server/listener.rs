@@ -50,13 +50,8 @@ const BACKLOG: u32 = 4096;
 
 /// How much of a body may wait in the system's send buffer before it goes out, in bytes; the rest waits in the file. Without a limit
 /// the buffer grows to megabytes, and a thousand clients that take nothing exhaust the memory that the system has for TCP
-/// (`net.ipv4.tcp_mem`): then all connections crawl, those to the upstreams too. A client among few may have
-/// [`UNSENT_MOST_BYTES`], which saves waking up for it; one more among many has [`UNSENT_LEAST_BYTES`].
-const UNSENT_MOST_BYTES: usize = 2 << 20;
-const UNSENT_LEAST_BYTES: usize = 256 << 10;
-
-/// So many clients are few.
-const FEW: usize = 64;
+/// (`net.ipv4.tcp_mem`): then all connections crawl, those to the upstreams too. More of it makes nobody faster, either.
+const UNSENT_MAX_BYTES: u32 = 256 << 10;
 
 /// How long to wait before accepting again after the process ran out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -150,8 +145,7 @@ impl Listener {
             }
         };
         // Without it all works, and slow clients cost the system more.
-        let clients = self.settings.max_connections - places.available_permits();
-        let _ = SockRef::from(&stream).set_tcp_notsent_lowat(unsent_beside(clients));
+        let _ = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_MAX_BYTES);
         let address = client.ip().to_canonical();
         let seat = self.clients.seat(address, self.settings.max_connections_per_client, permit, &self.metrics);
         if seat.is_none() {
@@ -159,12 +153,6 @@ impl Listener {
         }
         seat.map(|seat| (stream, seat))
     }
-}
-
-/// How much may wait in the send buffer of a connection, in bytes, if there are so many.
-fn unsent_beside(connections: usize) -> u32 {
-    let share = (FEW * UNSENT_MOST_BYTES / connections.max(1)).clamp(UNSENT_LEAST_BYTES, UNSENT_MOST_BYTES);
-    u32::try_from(share).expect("it is no more than a small constant")
 }
 
 /// Serves one connection to its end. What it needs for that is in memory as long as the client stays, whatever the client does:
@@ -315,18 +303,5 @@ impl Drop for Seat {
             }
         }
         self.metrics.connection_closed();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn many_clients_have_less_waiting_for_each() {
-        let unsent = [1, 64, 128, 512, 100_000].map(unsent_beside);
-        assert_eq!(unsent, [2 << 20, 2 << 20, 1 << 20, 256 << 10, 256 << 10]);
-        // While a thousand come, each is given its share of what there was then.
-        assert!((1..=1000).map(|clients| u64::from(unsent_beside(clients))).sum::<u64>() < 600 << 20);
     }
 }

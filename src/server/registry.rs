@@ -20,7 +20,7 @@ use super::respond;
 use super::route::{self, Endpoint, Route};
 use crate::mirror::{CacheOutcome, Mirror, Place, Want};
 use crate::oci::{Digest, ErrorCode, Reference};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, RequestKind};
 
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 const OCI_NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
@@ -185,15 +185,15 @@ impl Registry {
     }
 }
 
-/// The kind of a request, for metrics: a closed set of words.
-fn kind(route: &Result<Route, route::RouteError>) -> &'static str {
+/// The kind of a request, for logs and metrics.
+fn kind(route: &Result<Route, route::RouteError>) -> RequestKind {
     match route {
-        Ok(Route::Version { .. }) => "version",
-        Ok(Route::In(_, Endpoint::Manifest(_))) => "manifest",
-        Ok(Route::In(_, Endpoint::Blob(_))) => "blob",
-        Ok(Route::In(_, Endpoint::Tags(_))) => "tags",
-        Ok(Route::In(_, Endpoint::Referrers(..))) => "referrers",
-        Ok(Route::In(_, Endpoint::Upload) | Route::Catalog) | Err(_) => "other",
+        Ok(Route::Version { .. }) => RequestKind::Version,
+        Ok(Route::In(_, Endpoint::Manifest(_))) => RequestKind::Manifest,
+        Ok(Route::In(_, Endpoint::Blob(_))) => RequestKind::Blob,
+        Ok(Route::In(_, Endpoint::Tags(_))) => RequestKind::Tags,
+        Ok(Route::In(_, Endpoint::Referrers(..))) => RequestKind::Referrers,
+        Ok(Route::In(_, Endpoint::Upload) | Route::Catalog) | Err(_) => RequestKind::Other,
     }
 }
 

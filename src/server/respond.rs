@@ -250,13 +250,15 @@ fn ranges(request: &HeaderMap, digest: &Digest) -> Option<Result<RangeSet, Range
 }
 
 fn is_not_modified(request: &HeaderMap, digest: &Digest) -> bool {
+    let validators = request.get_all(IF_NONE_MATCH);
+    if validators.iter().next().is_none() {
+        return false;
+    }
     let etag = etag(digest);
-    request.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).any(
-        |value| {
-            let value = value.trim();
-            value == "*" || value.strip_prefix("W/").unwrap_or(value) == etag
-        },
-    )
+    validators.iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).any(|value| {
+        let value = value.trim();
+        value == "*" || value.strip_prefix("W/").unwrap_or(value) == etag
+    })
 }
 
 fn etag(digest: &Digest) -> String {

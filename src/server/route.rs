@@ -1,5 +1,7 @@
 //! The paths of the registry API, read into values. Pure: it knows no upstream and asks nobody.
 
+use std::borrow::Cow;
+
 use percent_encoding::percent_decode_str;
 
 use crate::mirror::{Address, Page};
@@ -58,28 +60,47 @@ impl RawAddress {
 
 /// Reads the path and query of a request target.
 pub(super) fn parse(path: &str, query: Option<&str>) -> Result<Route, RouteError> {
-    let path = percent_decode_str(path).decode_utf8().map_err(|_| RouteError::BadEncoding)?;
-    let segments: Vec<&str> = path.strip_prefix('/').unwrap_or(&path).split('/').collect();
-    let (prefix, rest) = match segments.as_slice() {
-        ["v2", rest @ ..] => (None, rest),
-        [prefix, "v2", rest @ ..] if !prefix.is_empty() => (Some((*prefix).to_owned()), rest),
+    let path = match path.as_bytes().contains(&b'%') {
+        true => percent_decode_str(path).decode_utf8().map_err(|_| RouteError::BadEncoding)?,
+        false => Cow::Borrowed(path),
+    };
+    let path = path.strip_prefix('/').unwrap_or(&path);
+    let (first, rest) = first_segment(path);
+    let (prefix, rest) = match (first, rest.map(first_segment)) {
+        ("v2", _) => (None, rest),
+        (prefix, Some(("v2", rest))) if !prefix.is_empty() => (Some(prefix.to_owned()), rest),
         _ => return Err(RouteError::NotTheApi),
     };
+    let rest = match rest.unwrap_or_default() {
+        "" => return Ok(Route::Version { prefix }),
+        "_catalog" => return Ok(Route::Catalog),
+        rest => rest,
+    };
+    // A name has slashes, so that a path is read from its end.
+    let (rest, last) = rest.rsplit_once('/').ok_or(RouteError::NotTheApi)?;
+    let (name, noun) = rest.rsplit_once('/').ok_or(RouteError::NotTheApi)?;
     let page = || Page::parse(query.unwrap_or_default()).ok_or(RouteError::BadPage);
-    let (name, endpoint) = match rest {
-        [] | [""] => return Ok(Route::Version { prefix }),
-        ["_catalog"] => return Ok(Route::Catalog),
-        [name @ .., "manifests", reference] if !name.is_empty() => {
-            let parsed = reference.parse().map_err(|error| RouteError::BadReference((*reference).to_owned(), error));
+    let (name, endpoint) = match (noun, last) {
+        ("manifests", reference) => {
+            let parsed = reference.parse().map_err(|error| RouteError::BadReference(reference.to_owned(), error));
             (name, Endpoint::Manifest(parsed?))
         }
-        [name @ .., "blobs", "uploads"] | [name @ .., "blobs", "uploads", _] if !name.is_empty() => (name, Endpoint::Upload),
-        [name @ .., "blobs", digest] if !name.is_empty() => (name, Endpoint::Blob(parse_digest(digest)?)),
-        [name @ .., "tags", "list"] if !name.is_empty() => (name, Endpoint::Tags(page()?)),
-        [name @ .., "referrers", digest] if !name.is_empty() => (name, Endpoint::Referrers(parse_digest(digest)?, page()?)),
+        ("blobs", "uploads") => (name, Endpoint::Upload),
+        ("blobs", digest) => (name, Endpoint::Blob(parse_digest(digest)?)),
+        ("tags", "list") => (name, Endpoint::Tags(page()?)),
+        ("referrers", digest) => (name, Endpoint::Referrers(parse_digest(digest)?, page()?)),
+        ("uploads", _) => match name.rsplit_once('/') {
+            Some((name, "blobs")) => (name, Endpoint::Upload),
+            _ => return Err(RouteError::NotTheApi),
+        },
         _ => return Err(RouteError::NotTheApi),
     };
-    Ok(Route::In(RawAddress { prefix, name: name.join("/"), namespace: namespace(query) }, endpoint))
+    Ok(Route::In(RawAddress { prefix, name: name.to_owned(), namespace: namespace(query) }, endpoint))
+}
+
+/// What comes before the first slash, and what comes after it if there is one.
+fn first_segment(path: &str) -> (&str, Option<&str>) {
+    path.split_once('/').map_or((path, None), |(first, rest)| (first, Some(rest)))
 }
 
 fn parse_digest(text: &str) -> Result<Digest, RouteError> {

@@ -1,6 +1,7 @@
 //! Metrics in Prometheus' text form. Every series exists from the start, and every label has a closed set of values: never a
 //! repository, a tag, a digest or a client.
 
+mod answers;
 mod gates;
 mod levels;
 mod totals;
@@ -17,18 +18,17 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+pub use answers::{RequestFacts, RequestKind};
 pub use gates::UpstreamLevels;
 pub use levels::Levels;
 pub use totals::{Totals, UpstreamTotals};
 
+use answers::AnswerMetrics;
 use gates::GateMetrics;
 use levels::LevelGauges;
 
 /// Upper bounds of the histograms of durations, in seconds: a cached manifest to a large layer over a slow link.
 const SECONDS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0];
-
-/// The kinds of requests that clients make.
-const KINDS: [&str; 6] = ["version", "manifest", "blob", "tags", "referrers", "other"];
 
 /// The kinds of requests that upstreams are asked.
 const UPSTREAM_KINDS: [&str; 5] = ["manifest", "blob", "tags", "referrers", "token"];
@@ -41,15 +41,7 @@ pub struct Metrics {
     registry: Registry,
     /// The values of the label `upstream`.
     upstreams: Vec<String>,
-    /// The values of the label `cache`.
-    outcomes: Vec<&'static str>,
-    requests: Family<Labels<2>, Counter>,
-    responses: Family<Labels<1>, Counter>,
-    response_bytes: Family<Labels<1>, Counter>,
-    saved_bytes: Counter,
-    incomplete_responses: Counter,
-    first_byte: Family<Labels<1>, Histogram, fn() -> Histogram>,
-    duration: Family<Labels<1>, Histogram, fn() -> Histogram>,
+    answers: AnswerMetrics,
     connections: Gauge,
     upstream_requests: Family<Labels<3>, Counter>,
     upstream_bytes: Family<Labels<1>, Counter>,
@@ -76,22 +68,6 @@ pub struct Words {
     pub refusals: Vec<&'static str>,
 }
 
-/// A request that has been answered.
-#[derive(Clone, Copy, Debug)]
-pub struct RequestFacts {
-    pub kind: &'static str,
-    /// What the cache did: one of [`Words::outcomes`].
-    pub cache: &'static str,
-    pub status: u16,
-    pub bytes: u64,
-    pub first_byte: Duration,
-    pub duration: Duration,
-    /// Whether no upstream was asked for the body on behalf of this request.
-    pub is_saved: bool,
-    /// Whether all of the body was handed to the connection.
-    pub is_complete: bool,
-}
-
 /// Labels of a series: names with values out of closed sets, or the names of configured upstreams.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Labels<const N: usize>([(&'static str, std::borrow::Cow<'static, str>); N]);
@@ -114,19 +90,10 @@ impl Metrics {
     pub fn new<'a>(version: &'static str, upstreams: impl IntoIterator<Item = &'a str>, words: &Words) -> Self {
         let mut registry = Registry::with_prefix("larder");
         let upstreams: Vec<String> = upstreams.into_iter().map(str::to_owned).collect();
-        let outcomes: Vec<_> = words.outcomes.iter().copied().chain(["none", "error"]).collect();
-        let seconds: fn() -> Histogram = || Histogram::new(SECONDS);
-        let requests = Family::default();
-        let responses = Family::default();
-        let response_bytes = Family::default();
-        let saved_bytes = Counter::default();
-        let incomplete_responses = Counter::default();
-        let first_byte = Family::new_with_constructor(seconds);
-        let duration = Family::new_with_constructor(seconds);
         let connections = Gauge::default();
         let upstream_requests = Family::default();
         let upstream_bytes = Family::default();
-        let upstream_duration = Family::new_with_constructor(seconds);
+        let upstream_duration = Family::new_with_constructor(seconds as fn() -> Histogram);
         let upstream_ratelimit_limit = Family::default();
         let upstream_ratelimit_remaining = Family::default();
         let fill_joins = Counter::default();
@@ -138,28 +105,7 @@ impl Metrics {
         let build: Family<Labels<1>, Gauge> = Family::default();
         build.get_or_create(&Labels([("version", version.into())])).set(1);
         registry.register("build_info", "The version of Larder", build);
-        registry.register("requests", "Requests of clients, by kind and by what the cache did", requests.clone());
-        registry.register("responses", "Responses to clients, by class of status", responses.clone());
-        registry.register_with_unit("response", "Bytes of bodies sent to clients", Unit::Bytes, response_bytes.clone());
-        registry.register_with_unit(
-            "saved",
-            "Bytes of bodies sent to clients that no upstream was asked for on their behalf",
-            Unit::Bytes,
-            saved_bytes.clone(),
-        );
-        registry.register("incomplete_responses", "Responses whose body was not sent to its end", incomplete_responses.clone());
-        registry.register_with_unit(
-            "time_to_first_byte",
-            "From a request to the first byte of its body",
-            Unit::Seconds,
-            first_byte.clone(),
-        );
-        registry.register_with_unit(
-            "request_duration",
-            "From a request to the end of its answer",
-            Unit::Seconds,
-            duration.clone(),
-        );
+        let answers = AnswerMetrics::register(&mut registry, &words.outcomes);
         registry.register("connections", "Connections of clients", connections.clone());
         registry.register(
             "upstream_requests",
@@ -203,14 +149,7 @@ impl Metrics {
         let this = Self {
             registry,
             upstreams,
-            outcomes,
-            requests,
-            responses,
-            response_bytes,
-            saved_bytes,
-            incomplete_responses,
-            first_byte,
-            duration,
+            answers,
             connections,
             upstream_requests,
             upstream_bytes,
@@ -231,17 +170,6 @@ impl Metrics {
 
     /// Has every series exist before it counts, so that a rate over the first event is not lost.
     fn zero(&self, words: &Words) {
-        for kind in KINDS {
-            for outcome in &self.outcomes {
-                let _ = self.requests.get_or_create(&Labels([("kind", kind.into()), ("cache", (*outcome).into())]));
-            }
-            let _ = self.response_bytes.get_or_create(&Labels([("kind", kind.into())]));
-            let _ = self.first_byte.get_or_create(&Labels([("kind", kind.into())]));
-            let _ = self.duration.get_or_create(&Labels([("kind", kind.into())]));
-        }
-        for status in STATUSES.iter().filter(|status| !matches!(**status, "429" | "failed")) {
-            let _ = self.responses.get_or_create(&Labels([("status", (*status).into())]));
-        }
         for result in ["stored", "not-stored", "not-found", "unread", "failed"] {
             let _ = self.fills_ended.get_or_create(&Labels([("result", result.into())]));
         }
@@ -277,18 +205,7 @@ impl Metrics {
     }
 
     pub fn request(&self, facts: &RequestFacts) {
-        let kind = || Labels([("kind", facts.kind.into())]);
-        self.requests.get_or_create(&Labels([("kind", facts.kind.into()), ("cache", facts.cache.into())])).inc();
-        self.responses.get_or_create(&Labels([("status", class(facts.status).into())])).inc();
-        self.response_bytes.get_or_create(&kind()).inc_by(facts.bytes);
-        self.first_byte.get_or_create(&kind()).observe(facts.first_byte.as_secs_f64());
-        self.duration.get_or_create(&kind()).observe(facts.duration.as_secs_f64());
-        if facts.is_saved {
-            self.saved_bytes.inc_by(facts.bytes);
-        }
-        if !facts.is_complete {
-            self.incomplete_responses.inc();
-        }
+        self.answers.count(facts);
     }
 
     pub fn connection_opened(&self) {
@@ -359,6 +276,10 @@ impl Metrics {
     }
 }
 
+fn seconds() -> Histogram {
+    Histogram::new(SECONDS)
+}
+
 fn of(upstream: &str) -> Labels<1> {
     Labels([("upstream", upstream.to_owned().into())])
 }
@@ -398,7 +319,7 @@ mod tests {
         has(r#"larder_upstream_open{upstream="docker.io"} 0"#);
         has(r#"larder_build_info{version="1.0"} 1"#);
         let facts = RequestFacts {
-            kind: "blob",
+            kind: RequestKind::Blob,
             cache: "hit",
             status: 206,
             bytes: 42,

@@ -51,10 +51,8 @@ async fn a_thousand_slow_readers_of_a_fill_cost_less_than_64_mib() {
     assert!(grown < 64 * MIB, "{CLIENTS} slow readers cost {} KiB", grown >> 10);
     let waiting = send_queues(larder.address());
     assert!(waiting.len() >= CLIENTS, "{} connections are in the system's table", waiting.len());
-    // The first to come may have more, which each that comes later has less of.
-    let (most, all) = (waiting.iter().max().unwrap(), waiting.iter().sum::<u64>());
-    assert!(*most < 4 * MIB, "{most} bytes wait in the system for one reader");
-    assert!(all < 512 * MIB, "{all} bytes wait in the system for all of them");
+    let most = waiting.into_iter().max().unwrap();
+    assert!(most < MIB, "{most} bytes wait in the system for one reader");
 
     drop(readers);
     larder.until(|metrics| metrics.get("connections") <= 1.0).await;

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use super::{Stage, in_turn, subject};
 use crate::client::Client;
 use crate::content::{LARGE, blob_path, manifest_path};
-use crate::results::{Figure, Results};
+use crate::results::{Bound, Figure, Results};
 use crate::servers::{Cache, Subject};
 use crate::upstream::Network;
 
@@ -64,7 +64,7 @@ fn run(stage: &Stage, results: &mut Results, network: Network, conditions: &'sta
             }
         }
     }
-    results.aim(conditions, WALL, Subject::Direct, target);
+    results.aim(conditions, WALL, Bound::Times(target, Subject::Direct));
     Ok(())
 }
 

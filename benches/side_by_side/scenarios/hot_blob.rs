@@ -1,95 +1,118 @@
-//! A large blob that is in the cache and in memory: how fast it goes to one client and to eight, and what that costs the server.
+//! Blobs that are in the cache and in memory: how fast they go to one client, to eight and to sixty-four, and what that costs the
+//! server.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::{Stage, gigabytes, in_turn};
+use super::{PEAK, Stage, gigabytes, in_turn};
 use crate::client::Client;
-use crate::content::{HOT_BLOB, blob_path, manifest_path};
-use crate::results::{Figure, Results};
-use crate::servers::{Cache, Server};
-use crate::upstream::Network;
+use crate::content::{HOT_MIDDLE, HOT_SMALL, LARGE, blob_path, manifest_path};
+use crate::results::{Bound, Figure, Results};
+use crate::servers::{Cache, Server, Subject};
+use crate::upstream::{Descriptor, Network};
 
 const THROUGHPUT: Figure = Figure::more("GB/s", 2);
 const CPU: Figure = Figure::less("CPU s per GB", 3);
-const CLIENTS: usize = 8;
+const AFTER: &str = "hot blobs, up to 64 clients";
+/// 64 MiB.
+const MEMORY_MAX_MB: f64 = 67.1;
+
+/// The clients that read, and what.
+const VARIANTS: [Variant; 9] = [
+    Variant { conditions: "hot blob of 1 MiB, 1 client", tag: HOT_SMALL, clients: 1, do_copy: false },
+    Variant { conditions: "hot blob of 1 MiB, 8 clients", tag: HOT_SMALL, clients: 8, do_copy: false },
+    Variant { conditions: "hot blob of 1 MiB, 64 clients", tag: HOT_SMALL, clients: 64, do_copy: false },
+    Variant { conditions: "hot blob of 64 MiB, 1 client", tag: HOT_MIDDLE, clients: 1, do_copy: false },
+    Variant { conditions: "hot blob of 64 MiB, 8 clients", tag: HOT_MIDDLE, clients: 8, do_copy: false },
+    Variant { conditions: "hot blob of 64 MiB, 8 clients that copy", tag: HOT_MIDDLE, clients: 8, do_copy: true },
+    Variant { conditions: "hot blob of 64 MiB, 64 clients", tag: HOT_MIDDLE, clients: 64, do_copy: false },
+    Variant { conditions: "hot blob of 1 GiB, 1 client", tag: LARGE, clients: 1, do_copy: false },
+    Variant { conditions: "hot blob of 1 GiB, 8 clients", tag: LARGE, clients: 8, do_copy: false },
+];
+
+/// Clients that read a blob at once.
+struct Variant {
+    conditions: &'static str,
+    tag: &'static str,
+    clients: usize,
+    /// Whether the bytes come out of the kernel, or end there, so that nearly all processor time is left to the server.
+    do_copy: bool,
+}
 
 pub(super) fn run(stage: &Stage, results: &mut Results) -> Result<()> {
     stage.upstream.set_network(Network::Fast)?;
-    let image = stage.upstream.image(HOT_BLOB)?;
-    let blob = image.largest()?;
-    let path = blob_path(&blob.digest);
-    let mut servers = vec![stage.start_static(std::slice::from_ref(&path))?];
+    let mut blobs = Vec::new();
+    for tag in [HOT_SMALL, HOT_MIDDLE, LARGE] {
+        blobs.push((tag, stage.upstream.image(tag)?.largest()?.clone()));
+    }
+    let paths: Vec<_> = blobs.iter().map(|(_, blob)| blob_path(&blob.digest)).collect();
+    let mut servers = vec![stage.start_static(&paths)?];
     for cache in Cache::ALL {
         let server = stage.start(cache, results)?;
-        // As a client does: docker-registry wants to know where a blob belongs.
-        Client::open(server.address)?.get(&manifest_path(HOT_BLOB))?.discard()?;
-        Client::open(server.address)?.get(&path)?.discard()?;
+        for (tag, blob) in &blobs {
+            // As a client does: docker-registry wants to know where a blob belongs.
+            Client::open(server.address)?.get(&manifest_path(tag))?.discard()?;
+            Client::open(server.address)?.get(&blob_path(&blob.digest))?.discard()?;
+        }
         servers.push(server);
     }
     for server in &servers {
         stage.settle(Some(server))?;
-        let answer = Client::open(server.address)?.get(&path)?.verify(&blob.digest);
-        answer.with_context(|| format!("{} does not have the blob", server.subject.name()))?;
+        for (_, blob) in &blobs {
+            let answer = Client::open(server.address)?.get(&blob_path(&blob.digest))?.verify(&blob.digest);
+            answer.with_context(|| format!("{} does not have the blob", server.subject.name()))?;
+        }
     }
-    let plan = &stage.plan;
-    let crowd = Readers { clients: CLIENTS, reads: plan.shared_reads, are_in_kernel: false };
-    let variants = [
-        ("hot blob, 1 client", Readers { clients: 1, reads: plan.lone_reads, are_in_kernel: false }),
-        ("hot blob, 8 clients", crowd),
-        ("hot blob, 8 clients in the kernel", Readers { are_in_kernel: true, ..crowd }),
-    ];
-    for round in 0..plan.rounds {
-        for (conditions, readers) in variants {
+    for round in 0..stage.plan.rounds {
+        for variant in &VARIANTS {
+            let (_, blob) = blobs.iter().find(|(tag, _)| *tag == variant.tag).context("all tags are there")?;
             for server in in_turn(&servers, round) {
                 let before = server.process.cpu()?;
-                let took = readers.read(server, &path)?;
+                let (took, moved) = variant.read(server, blob, stage.plan.hot_bytes)?;
                 let cpu = server.process.cpu()? - before;
-                let moved = gigabytes(blob.size) * (readers.clients * readers.reads) as f64;
-                results.add(conditions, THROUGHPUT, server.subject, moved / took.as_secs_f64());
-                results.add(conditions, CPU, server.subject, cpu.as_secs_f64() / moved);
+                let moved = gigabytes(moved);
+                results.add(variant.conditions, THROUGHPUT, server.subject, moved / took.as_secs_f64());
+                results.add(variant.conditions, CPU, server.subject, cpu.as_secs_f64() / moved);
             }
         }
     }
-    for server in &servers {
-        stage.weigh("after hot blob", server, results)?;
+    for server in servers.iter().filter(|server| server.subject == Subject::Larder) {
+        results.add(AFTER, PEAK, server.subject, server.process.peak_memory()? as f64 / 1e6);
+        results.aim(AFTER, PEAK, Bound::Most(MEMORY_MAX_MB));
+    }
+    for Variant { conditions, .. } in VARIANTS {
+        results.aim(conditions, THROUGHPUT, Bound::AtLeastTimes(1.0, Subject::Static));
+        results.aim(conditions, CPU, Bound::Times(1.0, Subject::Static));
+        results.aim(conditions, CPU, Bound::Times(0.5, Subject::DockerRegistry));
     }
     Ok(())
 }
 
-/// Clients that read at once.
-#[derive(Clone, Copy)]
-struct Readers {
-    clients: usize,
-    /// How many times each reads the blob, on one connection.
-    reads: usize,
-    /// Whether the bytes end in the kernel, so that nearly all processor time is left to the server.
-    are_in_kernel: bool,
-}
-
-impl Readers {
-    /// How long they take together.
-    fn read(self, server: &Server, path: &str) -> Result<Duration> {
-        let connect = |_| Client::open(server.address);
-        let clients = (0..self.clients).map(connect).collect::<Result<Vec<_>>>()?;
+impl Variant {
+    /// How long they take together, and for how many bytes.
+    fn read(&self, server: &Server, blob: &Descriptor, least: u64) -> Result<(Duration, u64)> {
+        let path = &blob_path(&blob.digest);
+        let all_once = blob.size * self.clients as u64;
+        let reads = least.div_ceil(all_once);
+        let clients = (0..self.clients).map(|_| Client::open(server.address)).collect::<Result<Vec<_>>>()?;
         let begun = Instant::now();
         thread::scope(|scope| {
-            let read = |client| scope.spawn(move || self.read_alone(client, path));
+            let read = |client| scope.spawn(move || self.read_alone(client, path, reads));
             let reading: Vec<_> = clients.into_iter().map(read).collect();
             reading.into_iter().try_for_each(|client| client.join().expect("a client does not panic"))
         })?;
-        Ok(begun.elapsed())
+        Ok((begun.elapsed(), all_once * reads))
     }
 
-    fn read_alone(self, mut client: Client, path: &str) -> Result<()> {
-        for _ in 0..self.reads {
+    fn read_alone(&self, mut client: Client, path: &str, reads: u64) -> Result<()> {
+        for _ in 0..reads {
             let answer = client.get(path)?;
-            if self.are_in_kernel {
-                answer.discard()?
-            } else {
+            if self.do_copy {
                 answer.forget()?
+            } else {
+                answer.discard()?
             };
         }
         Ok(())

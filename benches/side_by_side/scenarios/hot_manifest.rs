@@ -1,58 +1,102 @@
-//! A small manifest that is in the cache: how many requests for it a server answers, how late the slowest are, and what one costs.
+//! A small manifest that is in the cache: how many requests for it a server answers, how late the slowest are, and what one costs; over
+//! connections that are kept, few and many, and over a new one for each request, as dockerd and older Podmans have it.
 
 use anyhow::{Context, Result};
 
 use super::{Stage, in_turn};
 use crate::client::Client;
 use crate::content::{HOT_MANIFEST, manifest_path};
-use crate::load;
-use crate::results::{Figure, Results};
-use crate::servers::Cache;
+use crate::load::{self, Connections};
+use crate::results::{Bound, Figure, Results};
+use crate::servers::{Cache, Server, Subject};
 use crate::upstream::Network;
 
 const RATE: Figure = Figure::more("requests/s", 0);
 const P99: Figure = Figure::less("p99, ms", 2);
 const CPU: Figure = Figure::less("CPU µs per request", 1);
-const CONNECTIONS: usize = 32;
+const FEW: Connections = Connections::Kept(32);
 
 /// By digest: the upstream has no part in it.
 pub(super) fn by_digest(stage: &Stage, results: &mut Results) -> Result<()> {
     let digest = stage.upstream.image(HOT_MANIFEST)?.manifest.digest;
-    run(stage, results, ["hot manifest by digest", "after hot manifest by digest"], &manifest_path(&digest))
+    run(stage, results, "hot manifest by digest", &manifest_path(&digest))
 }
 
 /// By tag: who asks the upstream about it each time waits for the network.
 pub(super) fn by_tag(stage: &Stage, results: &mut Results) -> Result<()> {
-    run(stage, results, ["hot manifest by tag, WAN", "after hot manifest by tag"], &manifest_path(HOT_MANIFEST))
+    run(stage, results, "hot manifest by tag, WAN", &manifest_path(HOT_MANIFEST))
 }
 
-fn run(stage: &Stage, results: &mut Results, [conditions, after]: [&'static str; 2], path: &str) -> Result<()> {
+fn run(stage: &Stage, results: &mut Results, conditions: &'static str, path: &str) -> Result<()> {
+    let servers = start(stage, results, &Cache::ALL, path)?;
+    for round in 0..stage.plan.rounds {
+        for server in in_turn(&servers, round) {
+            measure(stage, results, conditions, server, path, FEW)?;
+        }
+        stage.upstream.forget()?;
+    }
+    results.aim(conditions, RATE, Bound::AtLeastTimes(0.9, Subject::Static));
+    results.aim(conditions, P99, Bound::Times(1.0, Subject::Static));
+    results.aim(conditions, RATE, Bound::AtLeastTimes(50.0, Subject::DockerRegistry));
+    Ok(())
+}
+
+/// What a request costs does not depend on how many connections there are; and a new one for each costs what it costs nginx.
+pub(super) fn over_connections(stage: &Stage, results: &mut Results) -> Result<()> {
+    const FRESH: &str = "hot manifest, a connection for each";
+    const VARIANTS: [(&str, Connections); 4] = [
+        ("hot manifest, 1 connection", Connections::Kept(1)),
+        ("hot manifest, 32 connections", FEW),
+        ("hot manifest, 1,000 connections", Connections::Kept(1000)),
+        (FRESH, Connections::Fresh(32)),
+    ];
+    let path = manifest_path(&stage.upstream.image(HOT_MANIFEST)?.manifest.digest);
+    let servers = start(stage, results, &[Cache::Larder, Cache::Nginx], &path)?;
+    for round in 0..stage.plan.rounds {
+        for (conditions, connections) in VARIANTS {
+            for server in in_turn(&servers, round) {
+                measure(stage, results, conditions, server, &path, connections)?;
+            }
+        }
+    }
+    let [_, (few, _), (many, _), _] = VARIANTS;
+    results.aim(many, CPU, Bound::TimesUnder(1.1, few));
+    results.aim(FRESH, CPU, Bound::Times(1.0, Subject::Static));
+    Ok(())
+}
+
+/// Servers that have the manifest: one of files, and caches.
+fn start(stage: &Stage, results: &mut Results, caches: &[Cache], path: &str) -> Result<Vec<Server>> {
     stage.upstream.set_network(Network::Wan)?;
     let manifest = stage.upstream.image(HOT_MANIFEST)?.manifest;
     let mut servers = vec![stage.start_static(&[path.to_owned()])?];
-    for cache in Cache::ALL {
-        servers.push(stage.start(cache, results)?);
+    for cache in caches {
+        servers.push(stage.start(*cache, results)?);
     }
     for server in &servers {
         let answer = Client::open(server.address)?.get(path)?.verify(&manifest.digest);
         answer.with_context(|| format!("{} does not have the manifest", server.subject.name()))?;
         stage.settle(Some(server))?;
     }
-    for round in 0..stage.plan.rounds {
-        for server in in_turn(&servers, round) {
-            let before = server.process.cpu()?;
-            let load = load::run(server.address, path, manifest.size, CONNECTIONS, stage.plan.load)
-                .with_context(|| format!("{} failed under load", server.subject.name()))?;
-            let cpu = server.process.cpu()? - before;
-            let answers = load.answers as f64;
-            results.add(conditions, RATE, server.subject, answers / load.took.as_secs_f64());
-            results.add(conditions, P99, server.subject, load.p99.as_secs_f64() * 1e3);
-            results.add(conditions, CPU, server.subject, cpu.as_secs_f64() * 1e6 / answers);
-        }
-        stage.upstream.forget()?;
-    }
-    for server in &servers {
-        stage.weigh(after, server, results)?;
-    }
+    Ok(servers)
+}
+
+fn measure(
+    stage: &Stage,
+    results: &mut Results,
+    conditions: &'static str,
+    server: &Server,
+    path: &str,
+    connections: Connections,
+) -> Result<()> {
+    let size = stage.upstream.image(HOT_MANIFEST)?.manifest.size;
+    let before = server.process.cpu()?;
+    let load = load::run(server.address, path, size, connections, stage.plan.load)
+        .with_context(|| format!("{} failed under load", server.subject.name()))?;
+    let cpu = server.process.cpu()? - before;
+    let answers = load.answers as f64;
+    results.add(conditions, RATE, server.subject, answers / load.took.as_secs_f64());
+    results.add(conditions, P99, server.subject, load.p99.as_secs_f64() * 1e3);
+    results.add(conditions, CPU, server.subject, cpu.as_secs_f64() * 1e6 / answers);
     Ok(())
 }

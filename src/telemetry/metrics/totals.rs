@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{KINDS, Labels, Metrics, STATUSES, UPSTREAM_KINDS, of};
+use super::{Labels, Metrics, STATUSES, UPSTREAM_KINDS, of};
 
 /// The sums since the process began.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,15 +31,8 @@ pub struct UpstreamTotals {
 impl Metrics {
     /// What has been counted so far.
     pub fn totals(&self) -> Totals {
-        let content = KINDS.into_iter().filter(|kind| matches!(*kind, "manifest" | "blob"));
-        let mut totals = Totals { saved_bytes: self.saved_bytes.get(), ..Totals::default() };
-        for kind in content {
-            for outcome in self.outcomes.iter().copied() {
-                let count = self.requests.get_or_create(&Labels([("kind", kind.into()), ("cache", outcome.into())])).get();
-                *totals.outcomes.entry(outcome).or_default() += count;
-            }
-            totals.sent_bytes += self.response_bytes.get_or_create(&Labels([("kind", kind.into())])).get();
-        }
+        let mut totals = Totals::default();
+        self.answers.sum_up(&mut totals);
         totals.upstreams = self.upstreams.iter().map(|name| (name.clone(), self.upstream_totals(name))).collect();
         totals
     }
@@ -68,13 +61,18 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::telemetry::{RequestFacts, Words};
+    use crate::telemetry::{RequestFacts, RequestKind, Words};
 
     #[test]
     fn what_is_counted_is_summed_up() {
         let words = Words { outcomes: vec!["hit", "miss"], prefetch_outcomes: Vec::new(), refusals: Vec::new() };
         let metrics = Metrics::new("1.0", ["docker.io", "quay.io"], &words);
-        for (kind, cache, bytes) in [("blob", "hit", 7), ("manifest", "hit", 5), ("blob", "miss", 1), ("version", "none", 2)] {
+        for (kind, cache, bytes) in [
+            (RequestKind::Blob, "hit", 7),
+            (RequestKind::Manifest, "hit", 5),
+            (RequestKind::Blob, "miss", 1),
+            (RequestKind::Version, "none", 2),
+        ] {
             let no_time = Duration::ZERO;
             let facts = RequestFacts {
                 kind,
