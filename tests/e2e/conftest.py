@@ -41,6 +41,23 @@ def program(variable: str, default: Path) -> Path:
     return path
 
 
+#: What tests have measured, to be shown at the end.
+FIGURES: list[str] = []
+
+
+def note_figure(figure: str) -> None:
+    """Has a figure shown at the end of the run, whether the tests pass or not."""
+    FIGURES.append(figure)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Shows the figures."""
+    if FIGURES:
+        terminalreporter.section("figures")
+        for figure in FIGURES:
+            terminalreporter.write_line(figure)
+
+
 @dataclass(frozen=True)
 class Shelf:
     """The images that the origin holds."""

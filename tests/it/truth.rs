@@ -104,13 +104,13 @@ impl Failure {
     fn error(self, way: Way) -> (u16, &'static str) {
         match self {
             Self::Refused | Self::NoName | Self::NoTls | Self::NoTokens | Self::Closed => (502, "UNAVAILABLE"),
-            Self::Status(400 | 500 | 502 | 504) => (502, "UNAVAILABLE"),
+            Self::Status(400 | 500 | 502 | 504) | Self::Token(503) => (502, "UNAVAILABLE"),
             Self::Silent => (504, "UNAVAILABLE"),
             Self::Status(401 | 403) | Self::Token(401) => (403, "DENIED"),
             Self::Offline | Self::Status(404 | 410) if matches!(way, Way::Blob | Way::Part) => (404, "BLOB_UNKNOWN"),
             Self::Offline | Self::Status(404 | 410) => (404, "MANIFEST_UNKNOWN"),
             Self::Status(429) | Self::Token(429) => (503, "TOOMANYREQUESTS"),
-            Self::Status(503) | Self::Token(503) => (503, "UNAVAILABLE"),
+            Self::Status(503) => (503, "UNAVAILABLE"),
             Self::Status(status) | Self::Token(status) => panic!("{status} is not in the table"),
         }
     }

@@ -31,6 +31,7 @@ class Settings:
     resolve: str = "3s"
     connections: int = 4
     offline: bool = False
+    log: str = "debug"
     username: str | None = None
     password: str | None = None
 
@@ -101,6 +102,11 @@ class Larder:
             environment={**ENVIRONMENT, **(environment or {})},
         )
         self._daemon.start(self._ready)
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self._daemon.pid
 
     def stop(self) -> None:
         """Asks it to end."""
@@ -204,7 +210,7 @@ answer = {quote(self._settings.answer)}
 resolve = {quote(self._settings.resolve)}
 
 [log]
-level = "debug"
+level = {quote(self._settings.log)}
 
 [upstreams."docker.io"]
 url = {quote(self._upstream)}
