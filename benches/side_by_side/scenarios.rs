@@ -32,7 +32,7 @@ pub(crate) const SCENARIOS: [Scenario; 12] = [
     Scenario { name: "hot-tls", run: hot_tls::run },
     Scenario { name: "hot-manifest-by-digest", run: hot_manifest::by_digest },
     Scenario { name: "hot-manifest-by-tag", run: hot_manifest::by_tag },
-    Scenario { name: "connections", run: hot_manifest::over_connections },
+    Scenario { name: "hot-manifest-connections", run: hot_manifest::over_connections },
     Scenario { name: "cold-fast", run: cold_pull::fast },
     Scenario { name: "cold-wan", run: cold_pull::wan },
     Scenario { name: "cold-blob-limited-link", run: cold_blob::limited_link },

@@ -8,7 +8,7 @@ use super::Supply;
 use super::{ByteStream, Reader};
 use crate::store::StoredFile;
 
-/// The most bytes of one extent: enough that a system call for each costs nothing beside them.
+/// The most bytes of one extent: enough that what each costs, above what the system does for it, is nothing.
 pub const EXTENT_MAX_BYTES: usize = 4 << 20;
 
 /// What is smaller is read: that costs less than finding out whether it can be sent, and a system call of its own.
