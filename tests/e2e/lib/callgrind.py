@@ -23,11 +23,18 @@ class Callgrind:
 
     def count(self, pid: int, work: Callable[[], None]) -> int:
         """How many instructions the process executes in user mode while `work` is done."""
-        run(["callgrind_control", "--instr=on", str(pid)])
+        if self._dumps == 0:
+            run(["callgrind_control", "--instr=on", str(pid)])
+        # What was done before is not counted: each dump begins at the one before it.
+        self._dump(pid)
         work()
-        self._dumps += 1
-        run(["callgrind_control", f"--dump=work {self._dumps}", str(pid)])
-        run(["callgrind_control", "--instr=off", str(pid)])
-        total = re.search(r"^(?:totals|summary): (\d+)", Path(f"{self._output}.{self._dumps}").read_text(), re.MULTILINE)
+        self._dump(pid)
+        total = re.search(
+            r"^(?:totals|summary): (\d+)", Path(f"{self._output}.{self._dumps}").read_text(), re.MULTILINE
+        )
         assert total, "callgrind tells the sum at the end of what it writes"
         return int(total[1])
+
+    def _dump(self, pid: int) -> None:
+        self._dumps += 1
+        run(["callgrind_control", f"--dump=number {self._dumps}", str(pid)])
