@@ -123,7 +123,9 @@ async fn who_joins_a_question_that_waits_too_long_has_a_turn_of_its_own() {
         tokio::time::sleep(Duration::from_millis(500)).await;
         tokio::join!(larder.get_from(VICTIM, blob(layer)), larder.get_from(VICTIM, &config))
     };
-    let (_, last, (layer, document)) = tokio::join!(flood, last, victim);
-    assert_eq!((last.0.status(), last.1.status()), (503, 503), "they were the last in line");
+    let (flood, last, (layer, document)) = tokio::join!(flood, last, victim);
+    assert!(flood.iter().filter(|answer| answer.status() == 503).count() > 50, "there was a line");
+    // Refused with the line, or else they have joined the victim's questions in their turn.
+    assert!([last.0.status(), last.1.status()].iter().all(|status| matches!(status, 200 | 503)), "{last:?}");
     assert_eq!((layer.status(), document.status()), (200, 200));
 }
