@@ -16,8 +16,7 @@ use crate::store::StoredFile;
 /// For how long, at the most, what a client still sends is read and dropped.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// How much of a file is sent in one call, in bytes. The socket is locked for so long, and what the client acknowledges meanwhile waits:
-/// with megabytes, sending costs half as much again.
+/// How much of a file is sent in one call, in bytes. The socket is locked for so long, and what the client acknowledges meanwhile waits.
 const SENT_AT_ONCE: usize = 256 << 10;
 
 /// A TCP stream that lingers when it is dropped: it says that nothing more will come, and waits until the client has seen that.
