@@ -103,6 +103,10 @@ impl Bed {
         let dir = tempfile::tempdir().unwrap();
         let config = StoreConfig { dir: dir.path().join("cache"), max_bytes };
         let store = Store::open(config, Arc::new(OsFileSystem), Arc::new(SystemClock)).unwrap();
+        // While it walks through its folder it may refuse room that there is.
+        while store.stats().walking {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let counts = Arc::new(Counts::default());
         let observer: Arc<dyn Observer> = Arc::<Counts>::clone(&counts);
         let fills = Fills::new(

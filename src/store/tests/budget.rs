@@ -8,8 +8,7 @@ use super::support::*;
 const MIB: usize = 1 << 20;
 
 async fn open(home: &Home, max_bytes: usize) -> Store {
-    let store = home.open_on(max_bytes as u64, Arc::new(OsFileSystem));
-    settled(&store).await;
+    let store = home.open_on(max_bytes as u64, Arc::new(OsFileSystem)).await;
     store
 }
 
@@ -246,8 +245,7 @@ async fn what_others_need_of_the_file_system_is_left_to_them() {
     home.prepare().await;
     let fs = FaultFs::one(u64::MAX);
     let (capacity, inodes) = (Arc::clone(&fs.capacity), Arc::clone(&fs.inodes));
-    let store = home.open_on(ROOMY, Arc::new(fs));
-    settled(&store).await;
+    let store = home.open_on(ROOMY, Arc::new(fs)).await;
     capacity.store(10_000, Ordering::SeqCst);
     store.keep_free(3000);
     let old = [add(&home, &store, 1, 3000).await, add(&home, &store, 2, 3000).await];
@@ -291,8 +289,7 @@ async fn content_of_unknown_size_leaves_others_what_is_theirs() {
     home.prepare().await;
     let fs = FaultFs::one(u64::MAX);
     let (capacity, inodes) = (Arc::clone(&fs.capacity), Arc::clone(&fs.inodes));
-    let store = home.open_on(ROOMY, Arc::new(fs));
-    settled(&store).await;
+    let store = home.open_on(ROOMY, Arc::new(fs)).await;
     capacity.store(10_000, Ordering::SeqCst);
     store.keep_free(3000);
     let old = add(&home, &store, 1, 6000).await;

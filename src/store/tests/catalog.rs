@@ -81,7 +81,7 @@ fn images() -> Vec<Image> {
 #[tokio::test]
 async fn tags_are_kept_moved_listed_and_removed() {
     let home = Home::new();
-    let store = home.open();
+    let store = home.open().await;
     let catalog = store.catalog();
     let (hub, app) = (upstream("docker.io"), repository("my/app"));
     assert!(catalog.tags(&hub, &app).await.is_empty());
@@ -131,7 +131,7 @@ async fn a_ref_is_written_only_when_the_tag_moves() {
 #[tokio::test]
 async fn links_tell_how_a_digest_is_known() {
     let home = Home::new();
-    let store = home.open();
+    let store = home.open().await;
     let catalog = store.catalog();
     let image = Image::new("docker.io", "library/alpine", 1);
     let Image { upstream: hub, repository: alpine, .. } = &image;
@@ -167,7 +167,7 @@ async fn links_tell_how_a_digest_is_known() {
 #[tokio::test]
 async fn a_manifest_that_another_repository_holds_too_is_linked_for_good() {
     let home = Home::new();
-    let store = home.open();
+    let store = home.open().await;
     let image = Image::new("docker.io", "library/alpine", 1);
     image.pull(&store).await;
     let fork = repository("fork/alpine");
@@ -214,7 +214,7 @@ async fn one_catalog_is_set_aside_at_most() {
         fs::write(home.path(own), "somebody's own").unwrap();
     }
     fs::write(home.path("catalog.sqlite.version-1"), "an old one").unwrap();
-    let store = home.open_and_walk().await;
+    let store = home.open().await;
     for _ in 0..3 {
         home.advance(1);
         lose_catalog(&home, &store).await;
@@ -227,7 +227,7 @@ async fn one_catalog_is_set_aside_at_most() {
 async fn survives(harm: impl FnOnce(&Path), reason: Option<&str>) {
     let home = Home::new();
     let images = images();
-    let store = home.open_and_walk().await;
+    let store = home.open().await;
     for image in &images {
         image.pull(&store).await;
         image.assert_known(&store, 1234).await;
@@ -236,7 +236,7 @@ async fn survives(harm: impl FnOnce(&Path), reason: Option<&str>) {
     drop(store);
     closed(&home).await;
     harm(&home.path("catalog.sqlite"));
-    let store = home.open_and_walk().await;
+    let store = home.open().await;
     // One that opens well and is found to be broken later is replaced later.
     eventually("it is set aside", || reason.is_none_or(|reason| set_aside(&home, reason) == 1)).await;
     eventually("all is counted", || store.stats().blobs == before.blobs && !store.stats().walking).await;
@@ -316,7 +316,7 @@ async fn a_catalog_that_lacks_its_tables_is_made_anew() {
 async fn a_catalog_that_breaks_while_the_store_is_open_is_replaced_meanwhile() {
     let home = Home::new();
     let images = images();
-    let store = home.open();
+    let store = home.open().await;
     for image in &images {
         image.pull(&store).await;
     }
@@ -339,7 +339,7 @@ fn walk_gate() -> Arc<Gate> {
 async fn what_is_asked_for_before_the_walk_gets_there_is_found() {
     let home = Home::new();
     let images = images();
-    let store = home.open();
+    let store = home.open().await;
     for image in &images {
         image.pull(&store).await;
     }
@@ -348,7 +348,7 @@ async fn what_is_asked_for_before_the_walk_gets_there_is_found() {
     fs::remove_file(home.path("catalog.sqlite")).unwrap();
 
     let gate = walk_gate();
-    let store = home.open_on(ROOMY, gate.fs());
+    let store = home.open_walking(ROOMY, gate.fs());
     for image in &images {
         image.assert_known(&store, TagRecord::NEVER).await;
     }
@@ -367,7 +367,7 @@ async fn nothing_is_evicted_before_a_new_catalog_knows_the_pins() {
     let image = Image::new("docker.io", "app", 1);
     let contents = [&image.index, &image.manifest, &image.config, &image.layer];
     let size = contents.iter().map(|content| content.len() as u64).sum::<u64>();
-    let store = home.open();
+    let store = home.open().await;
     image.pull(&store).await;
     store.pin(vec![Pin::try_from("docker.io/app:latest".parse::<Name>().unwrap()).unwrap()]).await.unwrap();
     drop(store);
@@ -375,7 +375,7 @@ async fn nothing_is_evicted_before_a_new_catalog_knows_the_pins() {
     fs::remove_file(home.path("catalog.sqlite")).unwrap();
 
     let gate = walk_gate();
-    let store = home.open_on(size + 100, gate.fs());
+    let store = home.open_walking(size + 100, gate.fs());
     for content in contents {
         assert!(store.get(&Digest::sha256(content)).await.is_some());
     }
@@ -399,7 +399,7 @@ async fn pins_that_cannot_be_listed_are_kept_and_found_later() {
     // The first list, or the second one, and so on; and the same for the walk after it.
     for fails in 1..8 {
         let home = Home::new();
-        let store = home.open();
+        let store = home.open().await;
         image.pull(&store).await;
         store.pin(vec![Pin::try_from("docker.io/app:latest".parse::<Name>().unwrap()).unwrap()]).await.unwrap();
         drop(store);
@@ -408,7 +408,7 @@ async fn pins_that_cannot_be_listed_are_kept_and_found_later() {
         let fs = FaultFs::one(u64::MAX);
         let unlisted = Arc::clone(&fs.unlisted);
         unlisted.store(fails, Ordering::SeqCst);
-        let store = home.open_on(size + 100, Arc::new(fs));
+        let store = home.open_walking(size + 100, Arc::new(fs));
         // However often it is tried meanwhile.
         eventually("all is known again", || {
             let _ = futures::executor::block_on(async { store.begin(Digest::sha256(b"x"), Some(200)).await.map(drop) });
@@ -431,7 +431,7 @@ async fn a_ref_that_cannot_be_read_is_no_ref() {
     fs::write(&elsewhere, &good).unwrap();
     let huge = format!("{}{}", " ".repeat(5000), good);
     let wrong = good.replace("sha256:", "sha256:../");
-    let store = home.open();
+    let store = home.open().await;
     for (content, known) in [("", false), ("{", false), (&huge, false), (&wrong, false), (&good, true)] {
         fs::write(&path, content).unwrap();
         let record = store.catalog().tag(&image.upstream, &image.repository, &image.tag).await;

@@ -10,7 +10,7 @@ use crate::oci::Algorithm;
 #[tokio::test]
 async fn what_is_committed_is_read_back() {
     let home = Home::new();
-    let store = home.open_and_walk().await;
+    let store = home.open().await;
     for (content, known) in [(bytes(1, 70_000), true), (bytes(2, 3), false), (Vec::new(), true), (b"{}".to_vec(), false)] {
         let digest = Digest::sha256(&content);
         let size = content.len() as u64;
@@ -31,7 +31,7 @@ async fn what_is_committed_is_read_back() {
 #[tokio::test]
 async fn both_algorithms_have_their_place() {
     let home = Home::new();
-    let store = home.open();
+    let store = home.open().await;
     let content = bytes(3, 100);
     for algorithm in Algorithm::ALL {
         let digest = Digest::of(algorithm, &content);
@@ -47,7 +47,7 @@ async fn both_algorithms_have_their_place() {
 #[tokio::test]
 async fn a_part_is_read_while_it_is_written_and_is_nothing_before_it_is_committed() {
     let home = Home::new();
-    let store = home.open();
+    let store = home.open().await;
     let content = bytes(4, 1000);
     let digest = Digest::sha256(&content);
     let ingest = store.begin(digest, Some(1000)).await.unwrap();
@@ -66,7 +66,7 @@ async fn a_part_is_read_while_it_is_written_and_is_nothing_before_it_is_committe
 #[tokio::test]
 async fn an_aborted_part_leaves_nothing() {
     let home = Home::new();
-    let store = home.open();
+    let store = home.open().await;
     let content = bytes(5, 1000);
     let ingest = store.begin(Digest::sha256(&content), Some(1000)).await.unwrap();
     write(&ingest, &content).unwrap();
@@ -79,7 +79,7 @@ async fn an_aborted_part_leaves_nothing() {
 #[tokio::test]
 async fn a_part_of_another_size_is_not_committed() {
     let home = Home::new();
-    let store = home.open();
+    let store = home.open().await;
     let content = bytes(6, 1000);
     let ingest = store.begin(Digest::sha256(&content), Some(1000)).await.unwrap();
     write(&ingest, &content[..999]).unwrap();
@@ -91,7 +91,7 @@ async fn a_part_of_another_size_is_not_committed() {
 #[tokio::test]
 async fn committing_what_is_there_changes_nothing_that_counts() {
     let home = Home::new();
-    let store = home.open_and_walk().await;
+    let store = home.open().await;
     let content = bytes(7, 5000);
     let first = put(&store, &content).await.unwrap();
     let second = put(&store, &content).await.unwrap();
@@ -103,7 +103,7 @@ async fn committing_what_is_there_changes_nothing_that_counts() {
 #[tokio::test]
 async fn many_commit_and_read_the_same_at_once() {
     let home = Home::new();
-    let store = home.open();
+    let store = home.open_walking(ROOMY, Arc::new(OsFileSystem));
     let tasks = (0..60u8).map(|number| {
         let store = store.clone();
         tokio::spawn(async move {
@@ -125,7 +125,7 @@ async fn many_commit_and_read_the_same_at_once() {
 async fn a_file_that_cannot_be_right_is_a_miss_and_removed() {
     for wrong in [0, 1, 4999, 5001] {
         let home = Home::new();
-        let store = home.open_and_walk().await;
+        let store = home.open().await;
         let content = bytes(8, 5000);
         let digest = Digest::sha256(&content);
         drop(put(&store, &content).await.unwrap());
@@ -142,7 +142,7 @@ async fn a_file_that_cannot_be_right_is_a_miss_and_removed() {
 #[tokio::test]
 async fn a_file_that_is_gone_is_a_miss_and_no_longer_counted() {
     let home = Home::new();
-    let store = home.open_and_walk().await;
+    let store = home.open().await;
     let content = bytes(9, 5000);
     let digest = Digest::sha256(&content);
     drop(put(&store, &content).await.unwrap());
@@ -154,7 +154,7 @@ async fn a_file_that_is_gone_is_a_miss_and_no_longer_counted() {
 #[tokio::test]
 async fn what_is_removed_is_gone_but_for_who_reads_it() {
     let home = Home::new();
-    let store = home.open();
+    let store = home.open().await;
     let content = bytes(10, 5000);
     let digest = Digest::sha256(&content);
     let open = put(&store, &content).await.unwrap();
@@ -169,7 +169,7 @@ async fn what_is_removed_is_gone_but_for_who_reads_it() {
 #[tokio::test]
 async fn a_symbolic_link_in_a_blobs_place_is_not_followed() {
     let home = Home::new();
-    let store = home.open_and_walk().await;
+    let store = home.open().await;
     let content = bytes(11, 5000);
     let digest = Digest::sha256(&content);
     let target = home.path("secret");
@@ -192,7 +192,7 @@ async fn what_the_store_did_not_make_it_leaves_alone() {
         fs::create_dir_all(home.path(path).parent().unwrap()).unwrap();
         fs::write(home.path(path), "mine").unwrap();
     }
-    let store = home.open_and_walk().await;
+    let store = home.open().await;
     for path in strangers {
         assert_eq!(fs::read(home.path(path)).unwrap(), b"mine", "{path}");
     }
@@ -202,19 +202,19 @@ async fn what_the_store_did_not_make_it_leaves_alone() {
 #[tokio::test]
 async fn one_store_per_folder() {
     let home = Home::new();
-    let store = home.open();
+    let store = home.open().await;
     let error = home.try_open(ROOMY, Arc::new(OsFileSystem)).err().unwrap();
     assert!(matches!(error, OpenError::InUse { pid: Some(_), .. }), "{error}");
     put(&store, b"still works").await.unwrap();
     drop(store);
     closed(&home).await;
-    home.open();
+    home.open().await;
 }
 
 #[tokio::test]
 async fn reserving_follows_the_content() {
     let home = Home::new();
-    let store = home.open_on(40 << 20, Arc::new(OsFileSystem));
+    let store = home.open_on(40 << 20, Arc::new(OsFileSystem)).await;
     let mut ingest = store.begin(Digest::sha256(b"x"), None).await.unwrap();
     assert_eq!(store.stats().reserved, 16 << 20);
     ingest.reserve(16 << 20).await.unwrap();
@@ -234,7 +234,7 @@ async fn reserving_follows_the_content() {
 #[tokio::test]
 async fn the_committed_file_is_the_one_that_was_written() {
     let home = Home::new();
-    let store = home.open();
+    let store = home.open().await;
     let ingest = store.begin(Digest::sha256(b"same"), Some(4)).await.unwrap();
     write(&ingest, b"same").unwrap();
     let part = fs::read_dir(home.path("ingest")).unwrap().next().unwrap().unwrap().metadata().unwrap().ino();

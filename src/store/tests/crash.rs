@@ -39,7 +39,7 @@ pub(super) fn copy(from: &std::path::Path, to: &std::path::Path) {
 #[tokio::test]
 async fn the_folder_as_it_is_at_any_moment_is_a_store() {
     let home = Home::new();
-    let store = home.open_and_walk().await;
+    let store = home.open().await;
     let (stored, half) = (bytes(1, 4000), bytes(2, 4000));
     put(&store, &stored).await.unwrap();
     let ingest = store.begin(Digest::sha256(&half), Some(4000)).await.unwrap();
@@ -52,7 +52,7 @@ async fn the_folder_as_it_is_at_any_moment_is_a_store() {
     let later = Home::new();
     copy(home.dir.path(), later.dir.path());
     assert_eq!(later.in_flight(), 1);
-    let store = later.open();
+    let store = later.open_walking(ROOMY, Arc::new(OsFileSystem));
     assert_eq!(later.in_flight(), 0);
     assert_eq!(read(&store.get(&Digest::sha256(&stored)).await.unwrap()), stored);
     assert_eq!(read(&store.get(&Digest::sha256(&unknown)).await.unwrap()), unknown);
@@ -65,7 +65,7 @@ async fn the_folder_as_it_is_at_any_moment_is_a_store() {
 #[tokio::test]
 async fn the_walk_finds_what_is_there_and_what_is_not() {
     let home = Home::new();
-    let store = home.open_and_walk().await;
+    let store = home.open().await;
     let contents: Vec<_> = (0..40).map(|seed| bytes(seed, 100 + usize::from(seed))).collect();
     for content in &contents {
         put(&store, content).await.unwrap();
@@ -82,7 +82,7 @@ async fn the_walk_finds_what_is_there_and_what_is_not() {
     let empty = Digest::sha256(b"lost");
     std::fs::create_dir_all(home.blob(&empty).parent().unwrap()).unwrap();
     std::fs::write(home.blob(&empty), b"").unwrap();
-    let store = home.open_and_walk().await;
+    let store = home.open().await;
     assert_eq!(store.stats().blobs, 31);
     assert!(!home.blob(&empty).exists());
     assert_eq!(store.stats().bytes, home.verified_bytes());
@@ -130,7 +130,7 @@ async fn what_was_stored_when_the_process_was_killed_is_there() {
         said.extend(lines.filter(|line| line.starts_with("stored ")));
         stored.extend(said.iter().map(|line| line.split(' ').nth(1).unwrap().parse::<Digest>().unwrap()));
 
-        let store = home.open();
+        let store = home.open_walking(ROOMY, Arc::new(OsFileSystem));
         assert_eq!(home.in_flight(), 0);
         for digest in &stored {
             assert!(store.get(digest).await.is_some(), "round {round}: {digest} was said to be stored");

@@ -16,8 +16,7 @@ const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 
 async fn open(home: &Home, max_bytes: u64) -> Store {
-    let store = home.open_on(max_bytes, Arc::new(OsFileSystem));
-    settled(&store).await;
+    let store = home.open_on(max_bytes, Arc::new(OsFileSystem)).await;
     store
 }
 
@@ -202,8 +201,7 @@ async fn a_disk_that_removes_nothing_is_not_asked_for_everything() {
     home.prepare().await;
     let fs = FaultFs { for_good: true, errno: EROFS, ..FaultFs::one(0) };
     let count = Arc::clone(&fs.count);
-    let store = home.open_on(200 * KIB, Arc::new(fs));
-    settled(&store).await;
+    let store = home.open_on(200 * KIB, Arc::new(fs)).await;
     for key in 0..200 {
         add(&store, key, KIB).await.unwrap();
     }

@@ -39,7 +39,7 @@ async fn fail_each(for_good: bool, after_the_fact: bool, errno: i32) {
         drop((results, store));
         closed(&home).await;
 
-        let store = home.open_and_walk().await;
+        let store = home.open().await;
         for content in &contents {
             put(&store, content).await.unwrap();
             assert_eq!(&read(&store.get(&Digest::sha256(content)).await.unwrap()), content);
@@ -77,7 +77,7 @@ async fn a_read_that_fails_is_a_miss_and_removes_nothing() {
     let home = Home::new();
     let content = bytes(3, 3000);
     let digest = Digest::sha256(&content);
-    drop(put(&home.open_and_walk().await, &content).await.unwrap());
+    drop(put(&home.open().await, &content).await.unwrap());
     closed(&home).await;
     for fails in 0..2 {
         let store = home.open_faulty(FaultFs::one(fails)).await;
@@ -96,7 +96,7 @@ async fn what_is_wrong_and_cannot_be_removed_is_not_opened_until_it_is_stored_ag
     let home = Home::new();
     let content = bytes(5, 3000);
     let digest = Digest::sha256(&content);
-    drop(put(&home.open_and_walk().await, &content).await.unwrap());
+    drop(put(&home.open().await, &content).await.unwrap());
     closed(&home).await;
     let store = home.open_faulty(FaultFs::one(0)).await;
     store.remove(&digest).await;
@@ -114,8 +114,7 @@ async fn what_cannot_be_evicted_stays_counted_and_the_next_goes_instead() {
         home.prepare().await;
         let fs = FaultFs::one(fails);
         let count = Arc::clone(&fs.count);
-        let store = home.open_on(10_000, Arc::new(fs));
-        settled(&store).await;
+        let store = home.open_on(10_000, Arc::new(fs)).await;
         let old = [bytes(1, 4000), bytes(2, 4000)];
         for content in &old {
             drop(put(&store, content).await.unwrap());
@@ -157,7 +156,7 @@ async fn refs_are_whole_or_not_there_whichever_step_fails() {
         drop(store);
         closed(&home).await;
         std::fs::remove_file(home.path("catalog.sqlite")).unwrap();
-        let store = home.open_and_walk().await;
+        let store = home.open().await;
         let found = store.catalog().tag(&hub, &alpine, &latest).await;
         let known = [record(b"old", TagRecord::NEVER), record(b"newer", TagRecord::NEVER)];
         assert!(found.is_none_or(|found| known.contains(&found)), "step {fails}");

@@ -32,7 +32,7 @@ async fn settled_at(store: &Store, reserved: u64) {
 async fn a_part_is_gone_on_with_in_the_same_run_and_in_the_next_one() {
     let home = Home::new();
     home.clock.0.store(today(), Ordering::SeqCst);
-    let store = home.open_and_walk().await;
+    let store = home.open().await;
     let content = bytes(1, SIZE as usize);
     let digest = Digest::sha256(&content);
     leave(&store, &content, 40_000).await;
@@ -48,7 +48,7 @@ async fn a_part_is_gone_on_with_in_the_same_run_and_in_the_next_one() {
     drop(store);
     closed(&home).await;
 
-    let store = home.open_and_walk().await;
+    let store = home.open().await;
     assert_eq!(store.stats().reserved, SIZE, "what is kept is in the budget");
     let (ingest, found) = store.resume(digest, None).await.expect("it outlives the process");
     assert_eq!(found, map([0..40_000, 80_000..SIZE]));
@@ -62,7 +62,7 @@ async fn a_part_is_gone_on_with_in_the_same_run_and_in_the_next_one() {
 #[tokio::test]
 async fn what_is_not_noted_or_not_wanted_is_not_kept() {
     let home = Home::new();
-    let store = home.open_and_walk().await;
+    let store = home.open().await;
     let content = bytes(2, SIZE as usize);
     let digest = Digest::sha256(&content);
     let begin = async || store.begin(digest, Some(SIZE)).await.unwrap();
@@ -94,7 +94,7 @@ async fn what_is_not_noted_or_not_wanted_is_not_kept() {
 #[tokio::test]
 async fn a_part_that_may_still_be_written_to_is_not_taken_up() {
     let home = Home::new();
-    let store = home.open_and_walk().await;
+    let store = home.open().await;
     let content = bytes(3, SIZE as usize);
     let ingest = store.begin(Digest::sha256(&content), Some(SIZE)).await.unwrap();
     let straggler = ingest.writer();
@@ -111,7 +111,7 @@ async fn a_part_that_may_still_be_written_to_is_not_taken_up() {
 async fn maps_that_were_damaged_and_parts_that_are_old_go_at_the_next_start() {
     let home = Home::new();
     let contents: Vec<_> = (10..16).map(|seed| bytes(seed, SIZE as usize)).collect();
-    let store = home.open_and_walk().await;
+    let store = home.open().await;
     for content in &contents {
         leave(&store, content, 30_000).await;
     }
@@ -136,7 +136,7 @@ async fn maps_that_were_damaged_and_parts_that_are_old_go_at_the_next_start() {
     edit(&contents[5], &OsFileSystem.epoch().unwrap(), "earlier");
     let now = home.clock.0.load(Ordering::SeqCst);
     home.clock.0.store(today(), Ordering::SeqCst);
-    let store = home.open_and_walk().await;
+    let store = home.open().await;
     assert_eq!((store.stats().reserved, home.in_flight()), (30_000, 2));
     home.advance(23 * 60);
     leave(&store, &contents[0], 10).await;
@@ -153,7 +153,7 @@ async fn maps_that_were_damaged_and_parts_that_are_old_go_at_the_next_start() {
 async fn what_is_at_rest_needs_no_part() {
     let home = Home::new();
     home.clock.0.store(today(), Ordering::SeqCst);
-    let store = home.open_and_walk().await;
+    let store = home.open().await;
     let content = bytes(40, SIZE as usize);
     leave(&store, &content, 30_000).await;
     settled_at(&store, 30_000).await;
@@ -168,7 +168,7 @@ async fn what_is_at_rest_needs_no_part() {
     for (path, bytes) in kept {
         std::fs::write(path, bytes).unwrap();
     }
-    let store = home.open_and_walk().await;
+    let store = home.open().await;
     assert_eq!((store.stats().reserved, home.in_flight(), store.stats().blobs), (0, 0, 1));
 }
 
@@ -176,8 +176,7 @@ async fn what_is_at_rest_needs_no_part() {
 async fn kept_parts_give_way_to_content() {
     let home = Home::new();
     home.prepare().await;
-    let store = home.open_on(1_000_000, Arc::new(OsFileSystem));
-    settled(&store).await;
+    let store = home.open_on(1_000_000, Arc::new(OsFileSystem)).await;
     let old = bytes(20, 400_000);
     drop(put(&store, &old).await.unwrap());
     leave(&store, &bytes(21, SIZE as usize), 90_000).await;
@@ -221,7 +220,7 @@ async fn whichever_step_fails_what_is_resumed_is_what_was_written() {
         home.verified_bytes();
         drop(store);
         closed(&home).await;
-        let store = home.open_and_walk().await;
+        let store = home.open().await;
         if let Some((ingest, found)) = store.resume(digest, Some(SIZE)).await {
             assert_eq!(found, map(Some(0..50_000)), "step {fails}");
             ingest.discard().await;

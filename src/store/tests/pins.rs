@@ -75,8 +75,7 @@ pub(super) fn is_there(home: &Home, keys: impl IntoIterator<Item = u32>) -> Vec<
 }
 
 async fn open(home: &Home, max_bytes: u64) -> Store {
-    let store = home.open_on(max_bytes, Arc::new(OsFileSystem));
-    settled(&store).await;
+    let store = home.open_on(max_bytes, Arc::new(OsFileSystem)).await;
     store
 }
 
@@ -181,7 +180,7 @@ async fn pins_outlive_the_catalog() {
             std::fs::remove_file(home.path("catalog.sqlite")).unwrap();
         }
         // Content comes from the first moment on, before the catalog knows what is there.
-        let store = home.open_on(20 * MIB, Arc::new(OsFileSystem));
+        let store = home.open_walking(20 * MIB, Arc::new(OsFileSystem));
         press(&store, 1000..1030).await;
         settled(&store).await;
         press(&store, 2000..2030).await;

@@ -31,7 +31,7 @@ async fn library(store: &Store) {
 #[tokio::test]
 async fn with_an_image_goes_what_no_other_has() {
     let home = Home::new();
-    let store = home.open_and_walk().await;
+    let store = home.open().await;
     library(&store).await;
     let wanted = vec![name("hub/library/one:v1")];
     let foretold = store.remove_named(wanted.clone(), true, false).await.unwrap();
@@ -51,7 +51,6 @@ async fn with_an_image_goes_what_no_other_has() {
     assert!(matches!(store.remove_named(wanted, false, false).await, Err(RemovalError::NotCached(_))));
     assert_eq!((store.stats().catalog_errors, store.stats().blobs), (0, 8));
     // What is gone does not come back with a new catalog.
-    settled(&store).await;
     store.blobs.catalog.database.set_aside();
     settled(&store).await;
     assert_eq!(store.catalog().tag(&hub, &one, &tag("v1")).await, None);
@@ -60,7 +59,7 @@ async fn with_an_image_goes_what_no_other_has() {
 #[tokio::test]
 async fn an_index_goes_with_its_platforms_and_a_tag_without_what_another_tag_names() {
     let home = Home::new();
-    let store = home.open_and_walk().await;
+    let store = home.open().await;
     library(&store).await;
     Picture::index(3, &[4, 5]).pull_as(&store, "org/three", "latest").await;
     let removal = store.remove_named(vec![name("hub/org/three:latest")], false, false).await.unwrap();
@@ -75,7 +74,7 @@ async fn an_index_goes_with_its_platforms_and_a_tag_without_what_another_tag_nam
 #[tokio::test]
 async fn one_platform_of_an_index_can_go_by_its_digest() {
     let home = Home::new();
-    let store = home.open_and_walk().await;
+    let store = home.open().await;
     library(&store).await;
     let platform = format!("hub/org/three@{}", digest(5));
     let removal = store.remove_named(vec![name(&platform)], false, false).await.unwrap();
@@ -87,14 +86,14 @@ async fn one_platform_of_an_index_can_go_by_its_digest() {
 async fn repositories_namespaces_and_upstreams_go_as_a_whole() {
     for (what, images, contents) in [("hub/library/one", 1, 2), ("hub/library", 2, 5), ("hub", 3, 10)] {
         let home = Home::new();
-        let store = home.open_and_walk().await;
+        let store = home.open().await;
         library(&store).await;
         let removal = store.remove_named(vec![name(what)], false, false).await.unwrap();
         assert_eq!((removal.images.len(), removal.contents), (images, contents), "{what}");
         assert_eq!(home.count(), 10 - contents, "{what}");
     }
     let home = Home::new();
-    let store = home.open_and_walk().await;
+    let store = home.open().await;
     library(&store).await;
     for what in ["ghcr.io", "hub/lib", "hub/library/one:v2", "hub/library:v1"] {
         assert!(matches!(store.remove_named(vec![name(what)], false, false).await, Err(RemovalError::NotCached(_))), "{what}");
@@ -104,7 +103,7 @@ async fn repositories_namespaces_and_upstreams_go_as_a_whole() {
 #[tokio::test]
 async fn a_digest_goes_from_everywhere_and_who_reads_it_reads_on() {
     let home = Home::new();
-    let store = home.open_and_walk().await;
+    let store = home.open().await;
     library(&store).await;
     let reading = store.get(&digest(11)).await.unwrap();
     let removal = store.remove_named(vec![name(&digest(11).to_string())], false, false).await.unwrap();
@@ -121,7 +120,7 @@ async fn a_digest_goes_from_everywhere_and_who_reads_it_reads_on() {
 #[tokio::test]
 async fn what_is_pinned_is_not_removed_by_the_way() {
     let home = Home::new();
-    let store = home.open_and_walk().await;
+    let store = home.open().await;
     library(&store).await;
     let pin = Pin::try_from(name("hub/library/two:v1")).unwrap();
     store.pin(vec![pin]).await.unwrap();
@@ -139,8 +138,7 @@ async fn what_is_pinned_is_not_removed_by_the_way() {
 #[tokio::test]
 async fn room_is_made_as_it_was_foretold() {
     let home = Home::new();
-    let store = home.open_on(100 * MIB, Arc::new(OsFileSystem));
-    settled(&store).await;
+    let store = home.open_on(100 * MIB, Arc::new(OsFileSystem)).await;
     library(&store).await;
     for key in 100..120 {
         home.advance(20);
@@ -219,7 +217,7 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let home = Home::new();
-            let store = home.open_and_walk().await;
+            let store = home.open().await;
             let keys: BTreeMap<Digest, u32> = (0..30).map(|key| (digest(key), key)).collect();
             for (key, place, tag) in pulls {
                 let image = if key < 6 { Picture::new(key, &refers_to(key)) } else { Picture::index(key, &refers_to(key)) };

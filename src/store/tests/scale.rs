@@ -44,7 +44,7 @@ async fn hits_and_commits_go_on_while_twenty_thousand_contents_are_entered_a_fol
     fill(&home, 0..CONTENTS);
     fs::remove_file(home.path("catalog.sqlite")).unwrap();
     let gate = walk_gate();
-    let store = home.open_on(ROOMY, gate.fs());
+    let store = home.open_walking(ROOMY, gate.fs());
     // First it is seen how much there is.
     gate.allow(256);
     let bytes = home.verified_bytes();
@@ -76,8 +76,7 @@ async fn hits_and_commits_go_on_while_twenty_thousand_contents_are_entered_a_fol
 async fn one_eviction_is_a_bounded_number_of_decisions_although_everything_was_used() {
     const CONTENTS: u32 = 1000;
     let home = Home::new();
-    let store = home.open_on(u64::from(CONTENTS) * KIB, Arc::new(OsFileSystem));
-    settled(&store).await;
+    let store = home.open_on(u64::from(CONTENTS) * KIB, Arc::new(OsFileSystem)).await;
     let padded = |number: u32| {
         let mut bytes = content(number);
         bytes.resize(KIB as usize, 0);
@@ -101,7 +100,7 @@ async fn one_eviction_is_a_bounded_number_of_decisions_although_everything_was_u
 async fn a_limit_on_growth_costs_no_content_whatever_others_take_and_give_back() {
     const SIZE: u64 = 100 * KIB;
     let home = Home::new();
-    let store = home.open();
+    let store = home.open().await;
     for seed in 0..10 {
         put(&store, &bytes(seed, SIZE as usize)).await.unwrap();
     }
@@ -113,7 +112,7 @@ async fn a_limit_on_growth_costs_no_content_whatever_others_take_and_give_back()
         let capacity = Arc::clone(&fs.capacity);
         // Others have taken all that is free.
         capacity.store(10 * SIZE, Ordering::SeqCst);
-        let store = home.open_on(ROOMY, Arc::new(fs));
+        let store = home.open_walking(ROOMY, Arc::new(fs));
         store.limit_growth(5 * SIZE);
         settled(&store).await;
         let stats = store.stats();
@@ -131,7 +130,7 @@ async fn a_limit_on_growth_costs_no_content_whatever_others_take_and_give_back()
         drop(store);
         closed(&home).await;
         // As it was.
-        let store = home.open_and_walk().await;
+        let store = home.open().await;
         for (number, digest) in home.digests().into_iter().enumerate() {
             if number >= 10 {
                 store.remove(&digest).await;
@@ -150,7 +149,7 @@ async fn a_cache_that_began_on_a_full_disk_grows_when_there_is_room() {
     let fs = FaultFs::one(u64::MAX);
     let capacity = Arc::clone(&fs.capacity);
     capacity.store(1000, Ordering::SeqCst);
-    let store = home.open_on(ROOMY, Arc::new(fs));
+    let store = home.open_walking(ROOMY, Arc::new(fs));
     store.limit_growth(50_000);
     settled(&store).await;
     assert!(matches!(put(&store, &bytes(1, 5000)).await, Err(StoreError::NoSpace)));
@@ -165,7 +164,7 @@ async fn a_cache_that_began_on_a_full_disk_grows_when_there_is_room() {
 async fn a_catalog_that_was_lost_makes_no_room() {
     const SIZE: u64 = 10 * KIB;
     let home = Home::new();
-    let store = home.open();
+    let store = home.open().await;
     for seed in 0..10 {
         put(&store, &bytes(seed, SIZE as usize)).await.unwrap();
     }
@@ -173,7 +172,7 @@ async fn a_catalog_that_was_lost_makes_no_room() {
     closed(&home).await;
     fs::remove_file(home.path("catalog.sqlite")).unwrap();
     let gate = walk_gate();
-    let store = home.open_on(11 * SIZE, gate.fs());
+    let store = home.open_walking(11 * SIZE, gate.fs());
     let mut folders: Vec<_> = home.digests().iter().map(|digest| digest.as_bytes()[0]).collect();
     folders.dedup();
     for allowed in [0, folders.len(), 3, usize::MAX] {

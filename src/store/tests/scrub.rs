@@ -17,7 +17,7 @@ fn flip(home: &Home, digest: &Digest, at: usize) {
 #[tokio::test]
 async fn a_flipped_bit_is_found_wherever_it_is() {
     let home = Home::new();
-    let store = home.open_and_walk().await;
+    let store = home.open().await;
     let size = 2_500_000;
     for (seed, at) in [(1, 0), (2, 1_234_567), (3, size - 1)] {
         let content = bytes(seed, size);
@@ -39,7 +39,7 @@ async fn a_flipped_bit_is_found_wherever_it_is() {
 #[tokio::test]
 async fn all_content_is_looked_at_in_its_time_and_what_is_wrong_is_removed() {
     let home = Home::new();
-    let store = home.open_and_walk().await;
+    let store = home.open().await;
     let contents: Vec<_> = (0..30).map(|seed| bytes(seed, 3000)).collect();
     for content in &contents {
         drop(put(&store, content).await.unwrap());
@@ -67,7 +67,7 @@ async fn what_cannot_be_read_is_removed_and_counted() {
     for fails in 0..3 {
         let home = Home::new();
         let content = bytes(3, 3000);
-        drop(put(&home.open_and_walk().await, &content).await.unwrap());
+        drop(put(&home.open().await, &content).await.unwrap());
         closed(&home).await;
         let store = home.open_faulty(FaultFs::one(fails)).await;
         // It cannot be opened; its beginning, and what comes after that, cannot be read.

@@ -27,8 +27,7 @@ fn contents() -> [Vec<u8>; 4] {
 async fn prepared() -> Home {
     let home = Home::new();
     home.prepare().await;
-    let store = home.open_on(MAX, Arc::new(OsFileSystem));
-    settled(&store).await;
+    let store = home.open_on(MAX, Arc::new(OsFileSystem)).await;
     for content in &contents()[..2] {
         drop(put(&store, content).await.unwrap());
         home.advance(60);
@@ -47,7 +46,7 @@ async fn replace(store: &Store) {
 
 /// What must hold of a folder that such a process has left. Tells which of the contents are in it.
 async fn is_a_store(home: &Home, when: &str) -> [bool; 4] {
-    let store = home.open_on(MAX, Arc::new(OsFileSystem));
+    let store = home.open_walking(MAX, Arc::new(OsFileSystem));
     assert_eq!(home.in_flight(), 0, "{when}: a part is left");
     settled(&store).await;
     let stats = store.stats();
@@ -88,8 +87,7 @@ async fn whatever_the_last_operation_was_what_is_left_is_a_store() {
             let instead: Arc<dyn Fn() + Send + Sync> = Arc::new(move || copy(&from, &to));
             let fs = FaultFs { after_the_fact, instead: Some(instead), ..FaultFs::one(step) };
             let count = Arc::clone(&fs.count);
-            let store = home.open_on(MAX, Arc::new(fs));
-            settled(&store).await;
+            let store = home.open_on(MAX, Arc::new(fs)).await;
             count.store(0, Ordering::SeqCst);
             replace(&store).await;
             let steps = count.load(Ordering::SeqCst);
@@ -113,8 +111,7 @@ async fn whatever_operation_fails_the_accounts_are_right_and_the_next_start_heal
             let home = prepared().await;
             let fs = FaultFs { for_good, after_the_fact, ..FaultFs::one(fails) };
             let count = Arc::clone(&fs.count);
-            let store = home.open_on(MAX, Arc::new(fs));
-            settled(&store).await;
+            let store = home.open_on(MAX, Arc::new(fs)).await;
             count.store(0, Ordering::SeqCst);
             let mut stored = 0;
             for content in &contents()[2..] {

@@ -39,8 +39,10 @@ impl Home {
         Store::open(config, fs, Arc::clone(&self.clock) as Arc<dyn Clock>)
     }
 
+    /// Opens the store. Its catalog may not agree with the folder yet: room may be refused, and bytes be counted twice.
+    ///
     /// Another test that starts a process holds, for the moment between `fork` and `exec`, whatever locks this one has given back.
-    pub(super) fn open_on(&self, max_bytes: u64, fs: Arc<dyn FileSystem>) -> Store {
+    pub(super) fn open_walking(&self, max_bytes: u64, fs: Arc<dyn FileSystem>) -> Store {
         let begun = Instant::now();
         loop {
             match self.try_open(max_bytes, Arc::clone(&fs)) {
@@ -50,29 +52,28 @@ impl Home {
         }
     }
 
-    pub(super) fn open(&self) -> Store {
-        self.open_on(ROOMY, Arc::new(OsFileSystem))
-    }
-
     /// Opens the store and waits until its catalog agrees with the folder.
-    pub(super) async fn open_and_walk(&self) -> Store {
-        let store = self.open();
+    pub(super) async fn open_on(&self, max_bytes: u64, fs: Arc<dyn FileSystem>) -> Store {
+        let store = self.open_walking(max_bytes, fs);
         settled(&store).await;
         store
+    }
+
+    pub(super) async fn open(&self) -> Store {
+        self.open_on(ROOMY, Arc::new(OsFileSystem)).await
     }
 
     /// Opens the store on a file system that fails; its operations are counted from now on.
     pub(super) async fn open_faulty(&self, fs: FaultFs) -> Store {
         let count = Arc::clone(&fs.count);
-        let store = self.open_on(ROOMY, Arc::new(fs));
-        settled(&store).await;
+        let store = self.open_on(ROOMY, Arc::new(fs)).await;
         count.store(0, Ordering::SeqCst);
         store
     }
 
     /// Makes the folder, and opens and closes a store in it, so that the next start finds all as it should be.
     pub(super) async fn prepare(&self) {
-        drop(self.open_and_walk().await);
+        drop(self.open().await);
         closed(self).await;
     }
 
