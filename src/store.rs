@@ -18,6 +18,7 @@ mod eviction;
 mod exclusive;
 mod filesystem;
 mod folder;
+mod forgetting;
 mod health;
 mod holds;
 mod ingest;

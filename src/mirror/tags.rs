@@ -54,7 +54,7 @@ impl Mirror {
         let record = self.last_seen(&key).await;
         let age = record.as_ref().map_or(Age::Stale, |record| self.age(&key, &policy, record.checked_at));
         if let Some(record) = record.as_ref().filter(|_| age == Age::Fresh) {
-            return match self.answer(place, record, want, CacheOutcome::Hit, caller).await {
+            return match self.answer(place, &key, record, want, CacheOutcome::Hit, caller).await {
                 Err(error) => self.stale(place, &key, &policy, error).boxed().await,
                 answer => answer,
             };
@@ -135,7 +135,7 @@ impl Mirror {
         {
             return Err(MirrorError::Upstream(saving));
         }
-        self.answer(place, record, want, outcome, caller).await.map_err(|error| match error {
+        self.answer(place, key, record, want, outcome, caller).await.map_err(|error| match error {
             // The upstream has the tag and not what it points to: that is a fault of the upstream, not an answer.
             MirrorError::Unknown(_) => MirrorError::Unacceptable("it has the tag, and not the manifest that it names".to_owned()),
             error => error,
@@ -171,6 +171,7 @@ impl Mirror {
     async fn answer(
         &self,
         place: &Place,
+        key: &TagKey,
         record: &TagRecord,
         want: Want,
         outcome: CacheOutcome,
@@ -193,6 +194,8 @@ impl Mirror {
                 }),
             }),
             Want::Body => {
+                // With what it pointed to, the catalog has forgotten the tag.
+                self.await_content(key, record);
                 let (document, outcome) = self.document(place, &record.digest, caller).boxed().await?;
                 Ok(document.answer(Lookup::of(outcome)))
             }
@@ -270,13 +273,21 @@ impl Mirror {
     async fn seen(&self, key: &TagKey, record: &TagRecord) {
         self.forget_denial(&Asked::Tag(key.clone()));
         self.shared.tags.insert(key.clone(), record.clone());
+        // Noted before the look: content that arrives in between finds the note.
+        let content = self.await_content(key, record);
+        if self.cached_document(&record.digest).await.is_some() {
+            self.content_arrived(&content).await;
+        }
+    }
+
+    /// Notes that the tag is to be in the catalog when that content has arrived.
+    fn await_content(&self, key: &TagKey, record: &TagRecord) -> ContentKey {
         let content = ContentKey {
             upstream: key.upstream.clone(),
             repository: key.repository.clone(),
             kind: Kind::Manifest,
             digest: record.digest,
         };
-        // Noted before the look: content that arrives in between finds the note.
         self.shared.awaiting_content.entry(content.clone()).and_upsert_with(|tags| {
             let mut tags = tags.map_or_else(Vec::new, |tags| tags.into_value().to_vec());
             if !tags.contains(&key.tag) {
@@ -284,9 +295,7 @@ impl Mirror {
             }
             Arc::new(tags)
         });
-        if self.cached_document(&record.digest).await.is_some() {
-            self.content_arrived(&content).await;
-        }
+        content
     }
 
     /// The manifest has arrived that some tags have moved to: now they move in the catalog as well.

@@ -14,8 +14,8 @@ pub use self::clearing::{Clearing, Evicted};
 use self::policy::{Occupancy, Queue, Stage, Verdict};
 use super::blobs::{Blobs, DigestClaim};
 use super::budget::{Change, Refusal, Reservation};
-use super::catalog::contents;
 use super::catalog::queues::{self, Candidate, Place};
+use super::catalog::{contents, forgotten};
 use super::error::StoreError;
 use super::holds::Leave;
 use crate::oci::Digest;
@@ -316,19 +316,28 @@ impl Blobs {
             for (digest, queue, size, _) in going.iter().filter(|(.., remember)| *remember) {
                 queues::remember(connection, digest, *queue, *size, queue.class.memory(capacity))?;
             }
-            going.iter().try_fold(Change::default(), |total, (digest, ..)| Ok(total + contents::delete(connection, digest)?))
+            let (mut total, mut named) = (Change::default(), Vec::new());
+            for (digest, ..) in &going {
+                total = total + contents::delete(connection, digest)?;
+                if forgotten::forget_content(connection, digest)? {
+                    named.push(*digest);
+                }
+            }
+            Ok((total, named))
         };
         let budget = self.budget.clone();
-        let outcome = self.catalog.database.write_then(change, move |change| {
+        let outcome = self.catalog.database.write_then(change, move |(change, named)| {
             budget.apply(change, None);
-            change.bytes.unsigned_abs()
+            (change.bytes.unsigned_abs(), named)
         });
         match outcome {
-            Ok(evicted) => {
+            Ok((evicted, named)) => {
                 tracing::debug!(blobs = count, size_bytes = evicted, "evicted");
                 victims.iter().for_each(|victim| tell(victim.digest, victim.size));
                 self.evictions.fetch_add(count, Ordering::Relaxed);
                 self.evicted_bytes.fetch_add(evicted, Ordering::Relaxed);
+                drop(victims);
+                self.forget(&named);
                 Some(evicted)
             }
             // The rows stay, and count, until a walk finds that they have no files.

@@ -110,6 +110,17 @@ impl Refs {
         let _ = self.remove(&self.layout.manifest(upstream, repository, digest));
     }
 
+    /// Removes a tag that points to what is gone. One that a loss of power brings back is removed again. Tells whether there is none.
+    pub(super) fn forget_tag(&self, upstream: &UpstreamName, repository: &RepositoryName, tag: &Tag, gone: &Digest) -> bool {
+        let points_elsewhere = self.tag(upstream, repository, tag).is_some_and(|to| to.digest != *gone);
+        !points_elsewhere && self.forget(&self.layout.tag(upstream, repository, tag))
+    }
+
+    /// As [`Refs::forget_tag`], for a manifest.
+    pub(super) fn forget_manifest(&self, upstream: &UpstreamName, repository: &RepositoryName, digest: &Digest) -> bool {
+        self.forget(&self.layout.manifest(upstream, repository, digest))
+    }
+
     /// What is pinned in the repository, and not in others below it.
     pub(super) fn pins(&self, upstream: &UpstreamName, repository: &RepositoryName) -> Result<Vec<Pin>, Unlisted> {
         let names = self.list(&self.layout.pins(upstream, repository))?;
@@ -187,6 +198,16 @@ impl Refs {
         let folder = path.parent().expect("a ref lies in a folder");
         let removed = self.fs.remove(path).and_then(|()| self.fs.sync_folder(folder));
         removed.inspect_err(|error| self.note(Operation::RemoveRef, path, error))
+    }
+
+    fn forget(&self, path: &Path) -> bool {
+        match self.fs.remove(path) {
+            Ok(()) => true,
+            Err(error) => {
+                self.note(Operation::RemoveRef, path, &error);
+                error.kind() == io::ErrorKind::NotFound
+            }
+        }
     }
 
     /// That something is not there is no error.

@@ -6,6 +6,7 @@ mod conformance;
 mod crash;
 mod eviction;
 mod faults;
+mod forgetting;
 mod gate;
 mod parts;
 mod pins;

@@ -15,6 +15,7 @@ use super::budget::Change;
 use super::catalog::contents::{self, Arrival};
 use super::catalog::names::Place;
 use super::filesystem::Entry;
+use super::forgetting::forget_all_that_is_gone;
 use super::health::Operation;
 use super::layout::{Layout, RefsFolder};
 use super::refs::Unlisted;
@@ -43,7 +44,7 @@ pub(super) struct Pending {
 }
 
 /// The store was closed.
-struct Closed;
+pub(super) struct Closed;
 
 /// A folder below `refs/` that is still to be looked into.
 struct RefsStep {
@@ -150,6 +151,8 @@ fn walk(blobs: &Weak<Blobs>) -> Result<bool, Closed> {
         store.budget.all_is_known();
         let amounts = store.budget.amounts();
         tracing::info!(blobs = amounts.blobs, size_bytes = amounts.at_rest, "the catalog is in agreement with the folder");
+        drop(store);
+        forget_all_that_is_gone(blobs)?;
     } else {
         tracing::warn!(
             blobs = amounts.blobs,
@@ -157,7 +160,7 @@ fn walk(blobs: &Weak<Blobs>) -> Result<bool, Closed> {
         );
     }
     // There may be more than the budget allows, since it was made smaller, or a loss of power has brought back what had been evicted.
-    store.keep_within_limits();
+    open()?.keep_within_limits();
     Ok(seen)
 }
 

@@ -167,14 +167,17 @@ async fn who_waits_to_the_end_hears_what_the_cache_did() {
 /// Three questions that one restart cuts off are no reason to refuse those who see it: it is back in a moment.
 #[tokio::test]
 async fn who_sees_an_upstream_break_off_for_a_moment_is_served_all_the_same() {
-    let images: Vec<_> = (0..6).map(|number| image(1230 + number, &[100])).collect();
+    let images: Vec<_> = (0..4).map(|number| image(1230 + number, &[100])).collect();
     let hub = hub_with(&images[0]).await;
     hub.edit(NAME, |repository| {
         images.iter().enumerate().for_each(|(number, image)| repository.set_tag(format!("v{number}"), image));
     });
     let larder = Larder::of(&hub).await;
     assert_eq!(larder.get(manifest("v0")).await.status(), 200);
-    hub.fault(Fault::on(Listener::Registry).method("HEAD").times(5).close());
-    let answers = join_all((1..6).map(|number| larder.get(manifest(format!("v{number}"))))).await;
+    // Each of them is cut off once, whoever comes first.
+    for number in 1..4 {
+        hub.fault(Fault::on(Listener::Registry).method("HEAD").path_contains(format!("manifests/v{number}")).once().close());
+    }
+    let answers = join_all((1..4).map(|number| larder.get(manifest(format!("v{number}"))))).await;
     assert!(answers.iter().all(|answer| answer.status() == 200), "{answers:?}");
 }

@@ -98,7 +98,7 @@ fn is_manifest(connection: &Connection, digest: &Digest) -> rusqlite::Result<boo
 }
 
 /// Bytes and number of all content.
-pub(super) fn total(connection: &Connection) -> rusqlite::Result<(u64, u64)> {
+pub(in crate::store) fn total(connection: &Connection) -> rusqlite::Result<(u64, u64)> {
     let row = |row: &Row<'_>| Ok((size_column(row, 0)?, size_column(row, 1)?));
     connection.query_row("SELECT sum(bytes), sum(blobs) FROM queue", [], row)
 }

@@ -31,6 +31,11 @@ pub(in crate::store) fn parents(connection: &Connection, child: &Digest) -> rusq
     digests(connection, "SELECT parent FROM edge WHERE child = ?", child)
 }
 
+/// Whether a manifest refers to the content.
+pub(super) fn has_parent(connection: &Connection, child: &Digest) -> rusqlite::Result<bool> {
+    connection.prepare_cached("SELECT 1 FROM edge WHERE child = ? LIMIT 1")?.exists([child.as_bytes()])
+}
+
 /// The roots and all that can be reached from them.
 pub(in crate::store) fn closure(
     connection: &Connection,

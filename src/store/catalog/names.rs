@@ -125,6 +125,14 @@ pub(super) fn unlink(connection: &Connection, place: &Place, kind: Kind, digest:
     Ok(())
 }
 
+/// Forgets that the digest was fetched from `place`, but not that it is known there.
+pub(super) fn weaken(connection: &Connection, place: &Place, kind: Kind, digest: &Digest) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(concat!("UPDATE link SET fetched = 0 WHERE repository = ", here!(), " AND kind = ?3 AND digest = ?4"))?
+        .execute(params![place.upstream.as_str(), place.repository.as_str(), kind.column(), digest.as_bytes()])
+        .map(drop)
+}
+
 pub(super) fn linked(connection: &Connection, place: &Place, kind: Kind, digest: &Digest) -> rusqlite::Result<Link> {
     let row = |row: &Row<'_>| Ok(if row.get(0)? { Link::Fetched } else { Link::Referenced { size: size_column(row, 1)? } });
     connection

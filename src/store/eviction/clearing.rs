@@ -10,7 +10,7 @@ use super::policy::{Occupancy, Queue, Stage, Verdict};
 use super::{Stuck, take};
 use crate::oci::{Digest, Reference};
 use crate::store::blobs::Blobs;
-use crate::store::catalog::{edges, holdings, queues};
+use crate::store::catalog::{contents, edges, holdings, queues};
 use crate::store::error::StoreError;
 use crate::store::name::Name;
 
@@ -43,7 +43,6 @@ impl Blobs {
         let free = free.min(self.capacity());
         let free_before = self.free();
         let mut clearing = Clearing { free_before, ..Clearing::default() };
-        let mut gone = Vec::new();
         if is_dry {
             for bytes in self.parts.oldest_first() {
                 if free_before + clearing.parts_bytes < free {
@@ -52,7 +51,10 @@ impl Blobs {
             }
             let lacking = free.saturating_sub(free_before + clearing.parts_bytes);
             self.catalog.database.flush_accesses()?;
-            gone = self.catalog.database.examine(|connection| self.foresee(connection, lacking))?;
+            let foresee = |connection: &_| name_all(connection, &self.foresee(connection, lacking)?);
+            clearing.evicted = self.catalog.database.examine(foresee)?;
+            let bytes: u64 = clearing.evicted.iter().map(|evicted| evicted.size).sum();
+            clearing.free_after = free_before + clearing.parts_bytes + bytes;
         } else {
             let parts_before = self.parts.bytes();
             while self.free() < free && self.parts.give_up_oldest() {}
@@ -60,13 +62,21 @@ impl Blobs {
             let _turn = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
             let lacking = free.saturating_sub(self.free());
             if lacking > 0 {
-                self.evict(lacking, &mut |digest, size| gone.push((digest, size)));
+                clearing.evicted = self.catalog.database.examine(|connection| self.evict_named(connection, lacking))?;
             }
+            clearing.free_after = self.free();
         }
-        let bytes: u64 = gone.iter().map(|(_, size)| size).sum();
-        clearing.free_after = if is_dry { free_before + clearing.parts_bytes + bytes } else { self.free() };
-        clearing.evicted = self.catalog.database.examine(|connection| name_all(connection, &gone))?;
         Ok(clearing)
+    }
+
+    /// Evicts, and names what has gone, by what was known of it before: names go with what they are of.
+    fn evict_named(&self, connection: &Connection, bytes: u64) -> rusqlite::Result<Vec<Evicted>> {
+        let before = connection.unchecked_transaction()?;
+        // The first question is what it begins with.
+        contents::total(&before)?;
+        let mut gone = Vec::new();
+        self.evict(bytes, &mut |digest, size| gone.push((digest, size)));
+        name_all(&before, &gone)
     }
 
     fn free(&self) -> u64 {

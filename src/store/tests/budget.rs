@@ -8,8 +8,7 @@ use super::support::*;
 const MIB: usize = 1 << 20;
 
 async fn open(home: &Home, max_bytes: usize) -> Store {
-    let store = home.open_on(max_bytes as u64, Arc::new(OsFileSystem)).await;
-    store
+    home.open_on(max_bytes as u64, Arc::new(OsFileSystem)).await
 }
 
 /// Stores content of `size` bytes that nothing holds, and lets an hour pass.

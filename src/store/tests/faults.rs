@@ -137,7 +137,12 @@ async fn what_cannot_be_evicted_stays_counted_and_the_next_goes_instead() {
 async fn refs_are_whole_or_not_there_whichever_step_fails() {
     for fails in 0.. {
         let home = Home::new();
-        home.prepare().await;
+        let store = home.open().await;
+        for content in [b"old".as_slice(), b"newer"] {
+            drop(put(&store, content).await.unwrap());
+        }
+        drop(store);
+        closed(&home).await;
         let fs = FaultFs::one(fails);
         let count = Arc::clone(&fs.count);
         let store = home.open_faulty(fs).await;
