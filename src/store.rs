@@ -228,6 +228,12 @@ impl Store {
         Ingest::begin(Arc::clone(&self.blobs), digest, size).await
     }
 
+    /// As [`Store::begin`], for content that is asked for at this moment, if there is room without anything going for it. `None` if
+    /// there is not: then it is begun when the content is known to come.
+    pub async fn begin_in_free_room(&self, digest: Digest, size: u64) -> Option<Result<Ingest, StoreError>> {
+        Ingest::begin_in_free_room(Arc::clone(&self.blobs), digest, size).await
+    }
+
     /// Takes up what an earlier fill of the same content has left, if there is such a part. `size` is that of the content in bytes,
     /// if it is known. What the part has is not verified.
     pub async fn resume(&self, digest: Digest, size: Option<u64>) -> Option<(Ingest, PartMap)> {

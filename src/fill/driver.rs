@@ -98,22 +98,33 @@ async fn run(fills: &Fills, fill: &Fill, expected_size: Option<u64>) -> Result<(
     let ranges = resumed.is_some();
     let opening = fill.next_lane(Allowance { lanes: 1, wanted: 1, ranges }).expect("what is not complete needs a lane");
     let mut tries = Tries::default();
-    let first = match open_first(fills, fill, &opening, size, &mut tries).await {
+    let is_resumed = resumed.is_some();
+    // The file is made while the upstream is asked, so that it is there for the first byte.
+    let (first, begun) = tokio::join!(open_first(fills, fill, &opening, size, &mut tries), async {
+        match (resumed, size) {
+            (Some((ingest, map)), _) => Some(Ok((ingest, Some(map)))),
+            (None, Some(size)) if fill.source().origin.content_refusal().is_none() => {
+                let begun = fills.store().begin_in_free_room(*fill.digest(), size).await;
+                begun.map(|begun| begun.map(|ingest| (ingest, None)))
+            }
+            (None, _) => None,
+        }
+    });
+    let first = match first {
         Ok(first) => first,
         Err(error) => {
             // What was taken up is back in its place before another fill can look for it. But the size that is wrong may be the one
             // that the earlier fill was told.
-            match resumed {
-                Some((ingest, _)) if error.is_integrity_failure() => ingest.discard().await,
-                Some((ingest, map)) => ingest.keep(map).await,
-                None => {}
+            match begun {
+                Some(Ok((ingest, Some(map)))) if !error.is_integrity_failure() => ingest.keep(map).await,
+                Some(Ok((ingest, _))) => ingest.discard().await,
+                Some(Err(_)) | None => {}
             }
             return Err(error);
         }
     };
-    let is_resumed = resumed.is_some();
-    let ingest = match resumed {
-        Some((ingest, _)) => ingest,
+    let ingest = match begun {
+        Some(begun) => begun?.0,
         None => fills.store().begin(*fill.digest(), first.size).await?,
     };
     let site = Site {

@@ -22,6 +22,9 @@ use crate::util::blocking;
 /// How many bytes are written in one go on a blocking thread. While one batch is written the next one gathers.
 const BATCH: usize = 512 << 10;
 
+/// How many bytes are written first: who waits for the first one is not to wait until many are written and hashed.
+const FIRST: usize = 64 << 10;
+
 /// What the lanes of a fill share.
 pub(super) struct Site<'a> {
     pub(super) fill: &'a Fill,
@@ -54,6 +57,8 @@ pub(super) struct Lane<'a> {
     asked: u64,
     /// Told when the share has become smaller.
     stop: Arc<Notify>,
+    /// Whether something is written, or about to be.
+    has_begun: bool,
     writing: Option<Writing>,
 }
 
@@ -65,10 +70,20 @@ struct Batch {
     len: usize,
 }
 
+impl Batch {
+    /// Takes `len` bytes from its beginning, if they are in one piece and not all of it.
+    fn split_first(&mut self, len: usize) -> Option<Self> {
+        let first = self.chunks.first_mut().filter(|first| first.len() > len)?;
+        let chunk = first.split_to(len);
+        self.len -= len;
+        Some(Self { chunks: vec![chunk], len })
+    }
+}
+
 impl<'a> Lane<'a> {
     pub(super) fn new(site: &'a Site<'a>, opening: &Opening, stop: Arc<Notify>) -> Self {
         let (taken, asked) = (opening.share.start, opening.share.end);
-        Self { site, id: opening.lane, taken, asked, stop, writing: None }
+        Self { site, id: opening.lane, taken, asked, stop, has_begun: false, writing: None }
     }
 
     /// Runs to the end of the share. `alone` says that no other lane is open.
@@ -92,7 +107,9 @@ impl<'a> Lane<'a> {
         let end = loop {
             if batch.len >= BATCH || (self.writing.is_none() && batch.len > 0) {
                 self.settle().await?;
-                self.write(std::mem::take(&mut batch)).await?;
+                let first = if self.has_begun { None } else { batch.split_first(FIRST) };
+                let next = first.unwrap_or_else(|| std::mem::take(&mut batch));
+                self.write(next, self.taken - batch.len as u64).await?;
             }
             if self.taken >= self.site.fill.end_of_share(self.id) {
                 break Ok(Ended::Done);
@@ -117,7 +134,7 @@ impl<'a> Lane<'a> {
         };
         self.settle().await?;
         if batch.len > 0 {
-            self.write(batch).await?;
+            self.write(batch, self.taken).await?;
             self.settle().await?;
         }
         Ok(end?)
@@ -153,13 +170,14 @@ impl<'a> Lane<'a> {
         }
     }
 
-    /// Begins to write `batch`, which ends at the byte that is taken next.
-    async fn write(&mut self, batch: Batch) -> Result<(), FillError> {
+    /// Begins to write `batch`, which ends before the byte `end`.
+    async fn write(&mut self, batch: Batch, end: u64) -> Result<(), FillError> {
         if self.site.size.is_none() {
             self.site.ingest.lock().await.reserve(self.taken).await?;
         }
+        self.has_begun = true;
         let (writer, prefix) = (self.site.writer.clone(), Arc::clone(&self.site.prefix));
-        let range = self.taken - batch.len as u64..self.taken;
+        let range = end - batch.len as u64..end;
         self.writing = Some(blocking(move || {
             let mut position = range.start;
             for chunk in &batch.chunks {

@@ -114,6 +114,14 @@ impl Mirror {
         self.granted(key);
     }
 
+    /// As [`Mirror::grant`], for content that is on its way: nobody waits until the catalog has noted it.
+    pub(super) fn grant_meanwhile(&self, key: &ContentKey) {
+        if !self.shared.readable.contains_key(key) {
+            let (mirror, key) = (self.clone(), key.clone());
+            tokio::spawn(async move { mirror.grant(&key).await });
+        }
+    }
+
     /// Remembers that `place` has the content.
     pub(super) fn granted(&self, key: &ContentKey) {
         self.shared.readable.insert(key.clone(), None);

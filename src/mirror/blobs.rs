@@ -136,7 +136,7 @@ impl Mirror {
                     if of_this_place && !fill.is_vouched_for() && matches!(access, Access::Unproven { .. }) {
                         self.confirm(place, key, caller).await?;
                     }
-                    self.grant(key).await;
+                    self.grant_meanwhile(key);
                     return Ok(BlobAnswer { content: Readable::InFlight(fill), lookup: Lookup::of(outcome) });
                 }
                 Err(error) if error.is_local() => return self.pass_through(&source, key, access.size(), &error).await,

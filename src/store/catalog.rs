@@ -26,7 +26,6 @@ use std::sync::Arc;
 use rusqlite::Connection;
 
 use self::database::Database;
-use self::forgotten::Names;
 pub use self::listings::ListingRecord;
 use self::names::Place;
 use super::exclusive::Exclusive;
@@ -406,32 +405,6 @@ impl Inner {
         }
         let (place, digest) = (place.clone(), *digest);
         self.write("remove link", move |connection| names::unlink(connection, &place, kind, &digest));
-    }
-
-    /// Forgets contents that nobody brings to rest meanwhile, if they are gone. Their refs go first: one that is left without its row
-    /// would bring it back.
-    pub(super) fn forget(&self, digests: &[Digest]) {
-        let names = self.read("list names", |connection| forgotten::names(connection, digests)).unwrap_or_default();
-        // Whoever has one of them is changing it: then it is left to the next walk.
-        let mut claims = Vec::new();
-        let mut claim = |path: PathBuf| self.claims.try_claim(&path).map(|claim| claims.push(claim)).is_some();
-        let mut forgotten = Vec::with_capacity(names.len());
-        for Names { digest, mut tags, mut places } in names {
-            tags.retain(|(Place { upstream, repository }, tag)| {
-                claim(self.refs.layout.tag(upstream, repository, tag)) && self.refs.forget_tag(upstream, repository, tag, &digest)
-            });
-            places.retain(|Place { upstream, repository }| {
-                claim(self.refs.layout.manifest(upstream, repository, &digest))
-                    && self.refs.forget_manifest(upstream, repository, &digest)
-            });
-            forgotten.push(Names { digest, tags, places });
-        }
-        self.write("forget what is gone", move |connection| {
-            forgotten.iter().try_for_each(|names| {
-                forgotten::forget_names(connection, names)?;
-                forgotten::forget_content(connection, &names.digest).map(drop)
-            })
-        });
     }
 
     fn linked(&self, place: &Place, kind: Kind, digest: &Digest) -> Link {

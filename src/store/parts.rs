@@ -10,7 +10,7 @@ use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use serde::{Deserialize, Serialize};
 
@@ -165,6 +165,16 @@ impl Parts {
         self.sweep();
         *taken_over = true;
         Ok(())
+    }
+
+    /// Whether it is known, without asking the disk, that no part of `digest` is kept.
+    pub(super) fn has_none_of(&self, digest: &Digest) -> bool {
+        let taken_over = match self.taken_over.try_lock() {
+            Ok(taken_over) => *taken_over,
+            Err(TryLockError::Poisoned(poisoned)) => *poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => false,
+        };
+        taken_over && !self.lock().contains_key(digest)
     }
 
     fn entries(&self) -> io::Result<Vec<Entry>> {
