@@ -7,7 +7,7 @@ use futures::FutureExt;
 
 use super::{Asked, Caller, ContentKey, Document, Mirror, MirrorError, Place};
 use crate::oci::{Digest, Manifest, Reference, UpstreamName};
-use crate::store::{Kind, Link};
+use crate::store::{Kind, Right};
 use crate::upstream::{Answer, Head, Method, Phase, Question, Target, UpstreamError};
 use crate::util::jitter;
 
@@ -62,35 +62,30 @@ impl Mirror {
     }
 
     async fn look_up_access(&self, place: &Place, key: &ContentKey) -> Access {
-        let catalog = self.shared.store.catalog();
-        match catalog.linked(&key.upstream, &key.repository, key.kind, &key.digest).await {
-            Link::Fetched => {
-                let size = catalog.referenced_size(&key.upstream, &key.repository, key.kind, &key.digest).await;
-                let size = size.and_then(told_size);
-                self.shared.readable.insert(key.clone(), size);
-                Access::Granted { size }
+        let right = self.shared.store.catalog().right_to(&key.upstream, &key.repository, key.kind, &key.digest).await;
+        let (size, is_proof) = match right {
+            Right::Fetched { size } => (size.and_then(told_size), true),
+            Right::Referenced { size, origins, claimants } => {
+                (told_size(size), self.reference_suffices(place, &origins, &claimants))
             }
-            Link::Referenced { size } if self.reference_suffices(place, &key.digest).await => {
-                let size = told_size(size);
-                self.shared.readable.insert(key.clone(), size);
-                Access::Granted { size }
-            }
-            Link::Referenced { size } => Access::Unproven { size: told_size(size) },
-            Link::None => Access::Unproven { size: None },
+            Right::None => (None, false),
+        };
+        if !is_proof {
+            return Access::Unproven { size };
         }
+        self.shared.readable.insert(key.clone(), size);
+        Access::Granted { size }
     }
 
-    /// Whether a manifest's mention of `digest` is proof enough, so that the upstream need not be asked (and may be out of reach).
+    /// Whether a manifest's mention of a content is proof enough, so that the upstream need not be asked (and may be out of reach).
     /// It is where the content came from the same upstream, or from one that anybody can read. Where the catalog has lost where
     /// it came from, all that lay claim to it must be such upstreams.
-    async fn reference_suffices(&self, place: &Place, digest: &Digest) -> bool {
-        let catalog = self.shared.store.catalog();
+    fn reference_suffices(&self, place: &Place, origins: &[UpstreamName], claimants: &[UpstreamName]) -> bool {
         let is_open = |upstream: &UpstreamName| {
             *upstream == place.upstream.name
                 || self.shared.upstreams.get(upstream.as_str()).is_some_and(|upstream| upstream.is_anonymous)
         };
-        let origins = catalog.origins(digest).await;
-        if origins.is_empty() { catalog.claimants(digest).await.iter().all(is_open) } else { origins.iter().any(is_open) }
+        if origins.is_empty() { claimants.iter().all(is_open) } else { origins.iter().any(is_open) }
     }
 
     /// Notes that `place` has the content.

@@ -92,8 +92,8 @@ impl Mirror {
         key: &ContentKey,
         caller: Caller,
     ) -> Result<(Option<(Content, Lookup)>, Access), MirrorError> {
-        let access = self.access(place, key).await;
-        let Some(content) = self.shared.store.get(&key.digest).await else {
+        let (access, content) = tokio::join!(self.access(place, key), self.shared.store.get(&key.digest));
+        let Some(content) = content else {
             return Ok((None, access));
         };
         let outcome = match access {

@@ -71,6 +71,17 @@ pub enum Link {
     None,
 }
 
+/// What is known of a repository's right to a digest.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Right {
+    /// As [`Link::Fetched`]; with the size in bytes, if a manifest told it.
+    Fetched { size: Option<u64> },
+    /// As [`Link::Referenced`]; with the [origins](Catalog::origins) of the digest, and all upstreams of which a repository refers to it.
+    Referenced { size: u64, origins: Vec<UpstreamName>, claimants: Vec<UpstreamName> },
+    #[default]
+    None,
+}
+
 /// Why the catalog could not be asked or written.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum CatalogError {
@@ -236,27 +247,10 @@ impl Catalog {
         self.run(upstream, repository, move |inner, place| inner.linked(place, kind, &digest)).await.unwrap_or(Link::None)
     }
 
-    /// The size that a manifest of the repository gives the digest, in bytes.
-    pub async fn referenced_size(
-        &self,
-        upstream: &UpstreamName,
-        repository: &RepositoryName,
-        kind: Kind,
-        digest: &Digest,
-    ) -> Option<u64> {
+    /// All that is known of a repository's right to the digest, in one look.
+    pub async fn right_to(&self, upstream: &UpstreamName, repository: &RepositoryName, kind: Kind, digest: &Digest) -> Right {
         let digest = *digest;
-        let read = move |inner: &Inner, place: &Place| {
-            inner.read("read link", |connection| names::referenced_size(connection, place, kind, &digest))
-        };
-        self.run(upstream, repository, read).await.flatten().flatten()
-    }
-
-    /// All upstreams of which a repository refers to the digest.
-    pub async fn claimants(&self, digest: &Digest) -> Vec<UpstreamName> {
-        let (inner, digest) = (Arc::clone(&self.0), *digest);
-        let read = move || inner.read("read origins", |connection| names::origins(connection, &digest));
-        let all = off_thread(read).await.ok().flatten().unwrap_or_default();
-        all.into_iter().map(|(upstream, _)| upstream).collect()
+        self.run(upstream, repository, move |inner, place| inner.right_to(place, kind, &digest)).await.unwrap_or_default()
     }
 
     /// The upstreams that the digest was fetched from. If there is none, then the upstream whose manifests refer to it, if that
@@ -416,12 +410,27 @@ impl Inner {
         known
     }
 
+    fn right_to(&self, place: &Place, kind: Kind, digest: &Digest) -> Right {
+        match self.linked(place, kind, digest) {
+            Link::Fetched => {
+                let size = |connection: &_| names::referenced_size(connection, place, kind, digest);
+                Right::Fetched { size: self.read("read link", size).flatten() }
+            }
+            Link::Referenced { size } => {
+                let all = self.read("read origins", |connection| names::origins(connection, digest)).unwrap_or_default();
+                Right::Referenced {
+                    size,
+                    origins: origins_among(&all),
+                    claimants: all.into_iter().map(|(name, _)| name).collect(),
+                }
+            }
+            Link::None => Right::None,
+        }
+    }
+
     fn origins(&self, digest: &Digest) -> Vec<UpstreamName> {
         let all = self.read("read origins", |connection| names::origins(connection, digest)).unwrap_or_default();
-        match &all[..] {
-            [(only, _)] => vec![only.clone()],
-            _ => all.into_iter().filter_map(|(upstream, fetched)| fetched.then_some(upstream)).collect(),
-        }
+        origins_among(&all)
     }
 
     pub(super) fn read<T>(&self, what: &'static str, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Option<T> {
@@ -432,5 +441,13 @@ impl Inner {
         if let Err(error) = self.database.write(work) {
             self.health.catalog_error(what, &error);
         }
+    }
+}
+
+/// The upstreams that a content was fetched from. If there is none, then the one that refers to it, if that is one only.
+fn origins_among(all: &[(UpstreamName, bool)]) -> Vec<UpstreamName> {
+    match all {
+        [(only, _)] => vec![only.clone()],
+        _ => all.iter().filter(|(_, fetched)| *fetched).map(|(upstream, _)| upstream.clone()).collect(),
     }
 }
