@@ -3,5 +3,6 @@
 
 mod calls;
 mod folder;
+mod late;
 mod power;
 mod room;
