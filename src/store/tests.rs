@@ -7,6 +7,7 @@ mod crash;
 mod eviction;
 mod faults;
 mod gate;
+mod hits;
 mod limits;
 mod parts;
 mod pins;
