@@ -16,8 +16,7 @@ const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 
 async fn open(home: &Home, max_bytes: u64) -> Store {
-    let store = home.open_on(max_bytes, Arc::new(OsFileSystem)).await;
-    store
+    home.open_on(max_bytes, Arc::new(OsFileSystem)).await
 }
 
 fn digest(key: u32) -> Digest {

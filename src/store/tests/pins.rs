@@ -75,8 +75,7 @@ pub(super) fn is_there(home: &Home, keys: impl IntoIterator<Item = u32>) -> Vec<
 }
 
 async fn open(home: &Home, max_bytes: u64) -> Store {
-    let store = home.open_on(max_bytes, Arc::new(OsFileSystem)).await;
-    store
+    home.open_on(max_bytes, Arc::new(OsFileSystem)).await
 }
 
 fn pin(text: &str) -> Pin {
