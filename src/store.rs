@@ -162,8 +162,14 @@ impl Store {
         let (requester, requests, walks) = walk::Requester::new();
         requester.send();
         let on_renewed = Box::new(move || requester.send_for_new_catalog());
-        let (database, budget, closure) =
-            Database::open(layout.catalog(), Arc::clone(&folder), config.max_bytes, Arc::clone(&clock), on_renewed)?;
+        let (database, budget, closure) = Database::open(
+            layout.catalog(),
+            Arc::clone(&folder),
+            Arc::clone(&health),
+            config.max_bytes,
+            Arc::clone(&clock),
+            on_renewed,
+        )?;
         if let Some(error) = &closure {
             health.catalog_is_closed(error);
         }

@@ -14,6 +14,7 @@ use super::readers::Readers;
 use super::{CatalogError, contents, schema};
 use crate::store::budget::Budget;
 use crate::store::folder::Folder;
+use crate::store::health::Health;
 use crate::util::Clock;
 
 /// How long accesses wait in memory at most, if nothing else asks for them.
@@ -43,6 +44,8 @@ pub(super) struct Worker {
     /// `None` after a new catalog could not be made, or the folder was gone: tried again with the next job.
     pub(super) connection: Option<Connection>,
     pub(super) trouble: Trouble,
+    /// Is told when there is no catalog any more, so that somebody sees to it that there is one again.
+    pub(super) health: Arc<Health>,
     pub(super) readers: Arc<Readers>,
     pub(super) accesses: Arc<Accesses>,
     pub(super) budget: Budget,
@@ -284,7 +287,7 @@ impl Worker {
             tracing::error!(%error, "the catalog could not be set aside");
         }
         if let Err(error) = self.connection() {
-            tracing::error!(%error, "no new catalog could be made");
+            self.health.catalog_is_closed(&error);
         }
     }
 }
