@@ -24,7 +24,8 @@ async fn a_share_is_one_of_the_file_system_that_the_folder_comes_to_be_on() {
     let (path, away) = (home.dir.path().to_owned(), home.dir.path().with_extension("away"));
     for size in [10_000, 1_000_000] {
         std::fs::rename(&path, &away).unwrap();
-        eventually("that the folder is gone is seen", || store.trouble().is_some()).await;
+        let is_let_go = || store.trouble().is_some_and(|trouble| trouble.contains("find it"));
+        eventually("the folder is let go of", is_let_go).await;
         capacity.store(size, Ordering::SeqCst);
         std::fs::rename(&away, &path).unwrap();
         eventually("the folder is back", || store.trouble().is_none()).await;
