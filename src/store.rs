@@ -107,8 +107,8 @@ pub struct StoreStats {
     pub reserved: u64,
     /// Contents at rest. May be too low while `walking`.
     pub blobs: u64,
-    /// How many bytes there may be: the limit, or less where others have filled the file system. 0 as long as the limit is a share of
-    /// a file system that has not been seen.
+    /// How many bytes there may be: the limit, or less where others have filled the file system. 0 as long as the limit is a share
+    /// of a file system that has not been seen.
     pub max_bytes: u64,
     /// Contents evicted.
     pub evictions: u64,
@@ -372,9 +372,9 @@ impl Store {
         error
     }
 
-    /// Has these limits kept from now on, on whatever file system the folder is, and comes to be. What is at rest beyond them goes when
-    /// room is made. Blocks for a look at the file system. Tells whether it is known how many bytes they are; else that is found out
-    /// when the folder is there.
+    /// Has these limits kept from now on, on whatever file system the folder is, and comes to be. What is at rest beyond them goes
+    /// when room is made. Blocks for a look at the file system. Tells whether it is known how many bytes they are; else that is
+    /// found out when the folder is there.
     pub fn limit(&self, limits: Limits) -> bool {
         self.blobs.limit(limits);
         !self.blobs.awaits_limits()

@@ -1,6 +1,6 @@
-//! How much the store may hold, and what it leaves to others, as an operator says it: in bytes, or as a share of the file system that
-//! the folder is on. Which one that is shows when the folder is there: so it is worked out whenever the folder is taken, and never
-//! from what is at its path otherwise. It decides nothing about content.
+//! How much the store may hold, and what it leaves to others, as an operator says it: in bytes, or as a share of the file system
+//! that the folder is on. Which one that is shows when the folder is there: so it is worked out whenever the folder is taken, and
+//! never from what is at its path otherwise. It decides nothing about content.
 
 use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};

@@ -168,8 +168,8 @@ async fn a_hit_waits_for_no_tool() {
     }
 }
 
-/// One failure more than the disk is forgiven, over more time: the catalog is begun elsewhere, and nobody who asks for content that is
-/// here notices.
+/// One failure more than the disk is forgiven, over more time: the catalog is begun elsewhere, and nobody who asks for content that
+/// is here notices.
 #[tokio::test]
 async fn a_catalog_on_a_bad_place_of_the_disk_is_begun_elsewhere_and_hits_go_on() {
     /// After so many failures, and so long after the first of them, a catalog is set aside.

@@ -77,8 +77,8 @@ const STAGES: [[bool; 4]; 5] = [
     [false, false, true, true],
 ];
 
-/// What each of the two that come takes of the file system: another one goes, a part is written and becomes a content, whose folder is
-/// not there yet.
+/// What each of the two that come takes of the file system: another one goes, a part is written and becomes a content, whose folder
+/// is not there yet.
 const OPERATIONS: [&str; 10] =
     ["remove", "create", "write_all_at", "len", "sync_data", "protect", "rename", "create_folder", "rename", "sync_folder"];
 

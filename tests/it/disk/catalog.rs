@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use crate::support::{Larder, NAME, TAG, blob, hub_with, image, pull};
 
-/// Nothing can be written to it for good: it is begun elsewhere, all that is known is read from the files, and clients notice nothing.
+/// Nothing can be written to it for good: it is begun elsewhere, all that is known is read from the files, and clients notice
+/// nothing.
 #[tokio::test]
 async fn a_catalog_that_the_disk_does_not_take_for_long_is_begun_anew() {
     let first = image(2410, &[300_000, 1000]);

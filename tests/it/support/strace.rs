@@ -1,5 +1,5 @@
-//! System calls of the mirror, seen with `strace`: those that change files, and those that are made to fail. Where `strace` is missing,
-//! the test fails.
+//! System calls of the mirror, seen with `strace`: those that change files, and those that are made to fail. Where `strace` is
+//! missing, the test fails.
 
 use std::ffi::OsStr;
 use std::fs;
