@@ -24,6 +24,7 @@ mod holds;
 mod ingest;
 mod inspect;
 mod layout;
+mod limits;
 mod name;
 mod parts;
 mod pinning;
@@ -62,6 +63,7 @@ pub use eviction::{Clearing, Evicted};
 pub use filesystem::{Entry, FileSystem, Metadata, OsFileSystem, Space, StoredFile};
 pub use ingest::{Ingest, PartWriter};
 pub use inspect::{Image, InspectError, Inspection, Wanted};
+pub use limits::Limits;
 pub use name::{Name, NameError, Pin};
 pub use parts::PartMap;
 pub use pinning::{PinError, Pinned, PinnedBytes};
@@ -106,7 +108,8 @@ pub struct StoreStats {
     pub reserved: u64,
     /// Contents at rest. May be too low while `walking`.
     pub blobs: u64,
-    /// How many bytes there may be: the limit, or less where others have filled the file system.
+    /// How many bytes there may be: the limit, or less where others have filled the file system. 0 as long as the limit is a share
+    /// of a file system that has not been seen.
     pub max_bytes: u64,
     /// Contents evicted.
     pub evictions: u64,
@@ -160,8 +163,14 @@ impl Store {
         let (requester, requests, walks) = walk::Requester::new();
         requester.send();
         let on_renewed = Box::new(move || requester.send_for_new_catalog());
-        let (database, budget, closure) =
-            Database::open(layout.catalog(), Arc::clone(&folder), config.max_bytes, Arc::clone(&clock), on_renewed)?;
+        let (database, budget, closure) = Database::open(
+            layout.catalog(),
+            Arc::clone(&folder),
+            Arc::clone(&health),
+            config.max_bytes,
+            Arc::clone(&clock),
+            on_renewed,
+        )?;
         if let Some(error) = &closure {
             health.catalog_is_closed(error);
         }
@@ -192,6 +201,7 @@ impl Store {
             budget,
             min_free: AtomicU64::new(0),
             margin: AtomicU64::new(0),
+            allowance: Mutex::default(),
             holds: Holds::default(),
             claims: Exclusive::new(),
             evicting: Mutex::default(),
@@ -369,20 +379,12 @@ impl Store {
         error
     }
 
-    /// Lowers the limit on bytes to `max_bytes`, if it is higher. What is at rest beyond that goes when room is made.
-    pub fn limit(&self, max_bytes: u64) {
-        self.blobs.budget.limit(max_bytes);
-    }
-
-    /// Has the store not grow while less than `bytes` bytes of its file system are free: then content goes for content, and what is
-    /// cached stays.
-    pub fn limit_growth(&self, bytes: u64) {
-        self.blobs.margin.store(bytes, Ordering::Relaxed);
-    }
-
-    /// Has so many bytes of the file system left to others from now on: content goes, or is not stored, rather than that.
-    pub fn keep_free(&self, bytes: u64) {
-        self.blobs.min_free.store(bytes, Ordering::Relaxed);
+    /// Has these limits kept from now on, on whatever file system the folder is, and comes to be. What is at rest beyond them goes
+    /// when room is made. Blocks for a look at the file system. Tells whether it is known how many bytes they are; else that is
+    /// found out when the folder is there.
+    pub fn limit(&self, limits: Limits) -> bool {
+        self.blobs.limit(limits);
+        !self.blobs.awaits_limits()
     }
 
     /// Why nothing could be stored when that was last tried; `None` if it could.
@@ -398,7 +400,7 @@ impl Store {
             bytes: amounts.at_rest,
             reserved: amounts.reserved,
             blobs: amounts.blobs,
-            max_bytes: self.blobs.capacity(),
+            max_bytes: if self.blobs.awaits_limits() { 0 } else { self.blobs.capacity() },
             evictions: evictions.load(Ordering::Relaxed),
             evicted_bytes: evicted_bytes.load(Ordering::Relaxed),
             disk_errors: health.disk_errors(),

@@ -10,8 +10,8 @@ pub(super) struct Facts<'a> {
     pub(super) admin: SocketAddr,
     pub(super) is_tls: bool,
     pub(super) cache_dir: &'a Path,
-    /// In bytes.
-    pub(super) max_bytes: u64,
+    /// The most that the cache may hold, in words.
+    pub(super) max_size: String,
     pub(super) default_upstream: &'a str,
     pub(super) other_upstreams: Vec<&'a str>,
 }
@@ -29,7 +29,7 @@ pub(super) fn text(facts: &Facts<'_>) -> String {
         version = env!("CARGO_PKG_VERSION"),
         listen = facts.listen,
         cache = facts.cache_dir.display(),
-        size = amount(facts.max_bytes),
+        size = facts.max_size,
         admin = facts.admin,
         others = facts.other_upstreams.join(", "),
     );
@@ -118,7 +118,7 @@ mod tests {
             admin: "127.0.0.1:5051".parse().unwrap(),
             is_tls: false,
             cache_dir: Path::new("/var/cache/larder"),
-            max_bytes: 1_500_000_000,
+            max_size: amount(1_500_000_000),
             default_upstream: "docker.io",
             other_upstreams: vec!["ghcr.io", "quay.io"],
         };

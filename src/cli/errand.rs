@@ -197,7 +197,7 @@ impl Cache {
                     bail!("the cache cannot be used: {trouble}");
                 }
                 store.settled().await;
-                capacity::limit(&store, &config.cache)?;
+                capacity::limit(&store, &config.cache).context("the size of the cache's file system cannot be told")?;
                 Ok(Self::Here(Keeper { store, server: None }))
             }
             Err(OpenError::InUse { address, .. }) => Ok(Self::At(address.map_or(config.admin.listen, reachable))),

@@ -59,13 +59,14 @@ fn object(image: &Image) -> serde_json::Value {
         "size": image.size,
         "missing": image.missing,
         "pinned": image.is_pinned,
+        "stored_at": image.stored_at.map(|millis| millis / 1000),
         "pulled_at": image.pulled_at.map(|millis| millis / 1000),
         "checked_at": image.checked_at.map(|millis| millis / 1000),
     })
 }
 
 fn table(images: &[Image], now: i64) -> String {
-    let mut rows = vec![["IMAGE", "DIGEST", "SIZE", "PULLED", "CHECKED", "PIN"].map(str::to_owned)];
+    let mut rows = vec![["IMAGE", "DIGEST", "SIZE", "AGE", "PULLED", "CHECKED", "PIN"].map(str::to_owned)];
     rows.extend(images.iter().map(|image| {
         let size = match image.missing {
             0 => amount(image.size),
@@ -77,6 +78,7 @@ fn table(images: &[Image], now: i64) -> String {
             name_of(image).split('@').next().unwrap_or_default().to_owned(),
             short.to_owned(),
             size,
+            age(image.stored_at, now),
             ago(image.pulled_at, now),
             ago(image.checked_at, now),
             if image.is_pinned { "pinned" } else { "" }.to_owned(),
@@ -97,13 +99,28 @@ pub(super) fn columns<const N: usize>(rows: &[[String; N]]) -> String {
 
 /// How long ago that was, in the largest unit that there is one of.
 pub(super) fn ago(at: Option<i64>, now: i64) -> String {
-    let Some(at) = at else { return "-".to_owned() };
+    match at {
+        Some(at) => since(at, now).map_or_else(|| "just now".to_owned(), |since| format!("{since} ago")),
+        None => "-".to_owned(),
+    }
+}
+
+/// How old that is, likewise.
+fn age(at: Option<i64>, now: i64) -> String {
+    match at {
+        Some(at) => since(at, now).unwrap_or_else(|| "new".to_owned()),
+        None => "-".to_owned(),
+    }
+}
+
+/// The time from `at` to `now`, both in milliseconds since 1970; `None` if it is less than a minute.
+fn since(at: i64, now: i64) -> Option<String> {
     let since = Duration::from_millis(u64::try_from(now.saturating_sub(at)).unwrap_or(0)).as_secs();
     match since {
-        0..60 => "just now".to_owned(),
-        60..3600 => format!("{} min ago", since / 60),
-        3600..86400 => format!("{} h ago", since / 3600),
-        _ => format!("{} d ago", since / 86400),
+        0..60 => None,
+        60..3600 => Some(format!("{} min", since / 60)),
+        3600..86400 => Some(format!("{} h", since / 3600)),
+        _ => Some(format!("{} d", since / 86400)),
     }
 }
 
@@ -122,6 +139,7 @@ mod tests {
             missing: 0,
             is_pinned: false,
             pulled_at: Some(0),
+            stored_at: Some(-2 * 86_400_000),
             checked_at: None,
         }
     }
@@ -142,13 +160,14 @@ mod tests {
     fn the_table_says_what_there_is() {
         let incomplete = Image { missing: 2, is_pinned: true, ..image(None) };
         let expected = "\
-            IMAGE                          DIGEST               SIZE                 PULLED   CHECKED  PIN\n\
-            docker.io/library/alpine:3.20  sha256:2d711642b726  3.60 GB              3 d ago  -\n\
-            docker.io/library/alpine       sha256:2d711642b726  3.60 GB (2 missing)  3 d ago  -        pinned\n";
+            IMAGE                          DIGEST               SIZE                 AGE  PULLED   CHECKED  PIN\n\
+            docker.io/library/alpine:3.20  sha256:2d711642b726  3.60 GB              5 d  3 d ago  -\n\
+            docker.io/library/alpine       sha256:2d711642b726  3.60 GB (2 missing)  5 d  3 d ago  -        pinned\n";
         assert_eq!(table(&[image(Some("3.20")), incomplete], 3 * 86_400_000 + 5), expected);
         assert_eq!(
             [(Some(0), 0), (Some(9), 0), (Some(0), 7_200_000), (Some(0), 130_000)].map(|(at, now)| ago(at, now)),
             ["just now", "just now", "2 h ago", "2 min ago"]
         );
+        assert_eq!([Some(0), Some(-60_000), Some(9), None].map(|at| age(at, 0)), ["new", "1 min", "new", "-"]);
     }
 }

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tracing::level_filters::LevelFilter;
 
 use super::banner::{self, Facts};
-use super::capacity::{self, bytes_of};
+use super::capacity;
 use super::errand::{self, Keeper, Served};
 use super::gc::Gc;
 use super::observers::{FillCounts, PrefetchCounts, levels, upstream_levels, words};
@@ -116,14 +116,14 @@ async fn serve(file: Option<&Path>, config: &Config) -> anyhow::Result<()> {
     let (upstreams, gates) = upstreams(config, &metrics)?;
     let gates = Arc::new(gates);
     let clock = Arc::new(SystemClock);
-    let max_bytes = bytes_of(config.cache.max_size, &config.cache.dir)?;
     let store = {
-        let store_config = StoreConfig { dir: config.cache.dir.clone(), max_bytes };
+        // It has its limits before anybody asks it for anything.
+        let store_config = StoreConfig { dir: config.cache.dir.clone(), max_bytes: u64::MAX };
         let clock = Arc::clone(&clock);
         let open = move || Store::open(store_config, Arc::new(OsFileSystem), clock);
         tokio::task::spawn_blocking(open).await.context("opening the cache was abandoned")??
     };
-    let announced_bytes = capacity::limit(&store, &config.cache)?;
+    let announced_bytes = capacity::limit(&store, &config.cache);
     if !config.cache.verify_within.is_zero() {
         store.scrub(config.cache.verify_within).context("cannot verify what is cached")?;
     }
@@ -225,14 +225,20 @@ fn tools(server: Served) -> Vec<Tool> {
     ]
 }
 
-fn announce(config: &Config, listener: &Listener, admin: &TcpListener, is_tls: bool, max_bytes: u64) -> anyhow::Result<()> {
+fn announce(
+    config: &Config,
+    listener: &Listener,
+    admin: &TcpListener,
+    is_tls: bool,
+    max_bytes: Option<u64>,
+) -> anyhow::Result<()> {
     let (defaults, others): (Vec<_>, Vec<_>) = config.upstreams.iter().partition(|upstream| upstream.default);
     let facts = Facts {
         listen: listener.address()?,
         admin: admin.local_addr()?,
         is_tls,
         cache_dir: &config.cache.dir,
-        max_bytes,
+        max_size: max_bytes.map_or_else(|| config.cache.max_size.to_string(), banner::amount),
         default_upstream: defaults.first().map_or("", |upstream| upstream.name.as_str()),
         other_upstreams: others.iter().map(|upstream| upstream.name.as_str()).collect(),
     };

@@ -149,8 +149,9 @@ impl Mirror {
                 Some(document)
             }
             Ok(None) | Err(_) => {
-                tracing::error!(manifest.digest = %digest, "a cached manifest is not what it was; it is dropped and fetched again");
-                self.shared.store.remove(&digest).await;
+                // What was read may have been replaced by now: the store looks itself, and drops and counts what is wrong.
+                let verdict = self.shared.store.verify(&digest).await;
+                tracing::error!(manifest.digest = %digest, ?verdict, "a cached manifest is not what it was; it is fetched again");
                 None
             }
         }

@@ -17,6 +17,7 @@ use super::filesystem::{FileSystem, StoredFile};
 use super::health::{Health, Operation};
 use super::holds::Holds;
 use super::layout::Layout;
+use super::limits::Allowance;
 use super::parts::Parts;
 use super::scrub;
 use super::walk;
@@ -35,6 +36,8 @@ pub(super) struct Blobs {
     pub(super) min_free: AtomicU64,
     /// With less than so many bytes of the file system free, content goes for content.
     pub(super) margin: AtomicU64,
+    /// What the two, and the limit of the budget, follow from, if somebody has said.
+    pub(super) allowance: Mutex<Option<Allowance>>,
     pub(super) holds: Holds,
     /// A digest is held while its file and its row are changed.
     pub(super) claims: Exclusive<Digest>,

@@ -89,9 +89,8 @@ impl Budget {
         self.0.max.load(Ordering::Relaxed)
     }
 
-    /// Lowers the limit, if it is higher.
-    pub(super) fn limit(&self, max: u64) {
-        self.0.max.fetch_min(max, Ordering::Relaxed);
+    pub(super) fn set_max(&self, max: u64) {
+        self.0.max.store(max, Ordering::Relaxed);
     }
 
     pub(super) fn amounts(&self) -> Amounts {

@@ -40,7 +40,7 @@ pub trait FileSystem: Send + Sync + 'static {
     /// What is left of the file system that `folder` is on. One that does not tell has enough.
     fn space(&self, folder: &Path) -> io::Result<Space> {
         let _ = folder;
-        Ok(Space { bytes: u64::MAX, inodes: u64::MAX, used: 0 })
+        Ok(Space { bytes: u64::MAX, inodes: u64::MAX, used: 0, size: u64::MAX })
     }
     /// What is in a folder, in no order. Names that are not UTF-8 are left out: the store never made them.
     fn list(&self, folder: &Path) -> io::Result<Vec<Entry>>;
@@ -110,6 +110,8 @@ pub struct Metadata {
     pub size: u64,
     /// When it was last written or read, in milliseconds since 1970-01-01 UTC; reads are noted as seldom as the mount says.
     pub used_at: i64,
+    /// When it was last written.
+    pub written_at: i64,
 }
 
 /// What is left of a file system, for a user without privileges, and what is not.
@@ -120,6 +122,8 @@ pub struct Space {
     pub inodes: u64,
     /// Bytes that are in use, by whomever.
     pub used: u64,
+    /// Bytes of all of it.
+    pub size: u64,
 }
 
 /// A name in a folder.

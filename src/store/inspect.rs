@@ -47,6 +47,8 @@ pub struct Image {
     pub is_pinned: bool,
     /// When its manifest was last asked for, in milliseconds since 1970-01-01 UTC, give or take ten minutes.
     pub pulled_at: Option<i64>,
+    /// When its manifest came to rest here, in milliseconds since 1970-01-01 UTC.
+    pub stored_at: Option<i64>,
     /// When the upstream last said that the tag names it, likewise.
     pub checked_at: Option<i64>,
 }
@@ -235,6 +237,7 @@ impl Shelf<'_> {
             missing,
             is_pinned: row.is_pinned,
             pulled_at: row.pulled_at,
+            stored_at: self.stored_at(&row.digest),
             checked_at: row.checked_at,
         })
     }
@@ -258,6 +261,11 @@ impl Shelf<'_> {
         }
         let missing = contents.values().filter(|size| size.is_none()).count() as u64;
         (contents.values().flatten().sum(), missing)
+    }
+
+    /// When a content came to rest: its file is not written again.
+    fn stored_at(&self, digest: &Digest) -> Option<i64> {
+        self.inspection.fs.metadata(&self.inspection.layout.blob(digest)).ok().map(|file| file.written_at)
     }
 
     /// Whether something of the image is not here.

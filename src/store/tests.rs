@@ -8,6 +8,8 @@ mod eviction;
 mod faults;
 mod forgetting;
 mod gate;
+mod hits;
+mod limits;
 mod parts;
 mod pins;
 mod policy;

@@ -63,6 +63,7 @@ impl Blobs {
     fn look_after_folder(&self) {
         let folder = &self.catalog.folder;
         let Err(gone) = folder.check() else {
+            self.know_limits();
             if self.health.is_catalog_closed() {
                 self.open_catalog();
             }
@@ -76,6 +77,8 @@ impl Blobs {
         if let Err(reason) = folder.take_back() {
             return self.health.folder_is_gone(reason.to_string());
         }
+        // Before the catalog, without which nothing is stored.
+        self.review_limits();
         // What was wrong with the other folder says nothing about this one.
         self.condemned().clear();
         self.parts.review();

@@ -2,6 +2,8 @@
 //! an operator is told, and what is pulled is kept again as soon as that is possible (promise P6; fault matrix, 28 to 32).
 
 mod calls;
+mod catalog;
 mod folder;
+mod late;
 mod power;
 mod room;

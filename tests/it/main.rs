@@ -13,6 +13,7 @@ mod fairness;
 mod footprint;
 mod freshness;
 mod head;
+mod hits;
 mod hostile_clients;
 mod hostile_upstreams;
 mod lanes;

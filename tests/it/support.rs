@@ -6,6 +6,7 @@ mod fixture;
 mod larder;
 mod metrics;
 mod process;
+mod strace;
 
 use std::time::Duration;
 

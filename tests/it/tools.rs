@@ -95,9 +95,31 @@ async fn what_is_cached_is_listed_by_its_names() {
             assert_eq!(images[0][key], value, "{key}");
         }
         assert!(images[0]["pulled_at"].as_u64().is_some_and(|at| at > 1_700_000_000) && images[0]["checked_at"].is_u64());
+        assert!(
+            images[0]["stored_at"]
+                .as_u64()
+                .is_some_and(|at| at > 1_700_000_000 && at <= images[0]["pulled_at"].as_u64().unwrap())
+        );
         let text = larder.tool(&["ls", "docker.io/library"]).said;
         assert!(text.lines().nth(1).is_some_and(|line| line.starts_with(&name) && line.contains("just now")), "{text}");
         assert_eq!(larder.tool(&["ls", "ghcr.io"]).said.lines().count(), 1);
+    }
+    // It gets older.
+    let age = |larder: &Larder| {
+        let text = larder.tool(&["ls"]).said;
+        let lines: Vec<&str> = text.lines().collect();
+        let column = lines[0].find(" AGE").unwrap() + 1;
+        let cell = lines[1][column..].split("  ").next().unwrap().to_owned();
+        (cell, listed(larder)[0]["stored_at"].as_u64().unwrap())
+    };
+    let (_, stored_at) = age(&larder);
+    let manifest = std::fs::File::open(larder.blob_file(&image.manifest().digest)).unwrap();
+    for (passed, words) in [(2 * 60 + 5, "2 min"), (3 * 3600 + 600, "3 h"), (50 * 86400 + 7200, "50 d")] {
+        let then = std::time::SystemTime::now() - std::time::Duration::from_secs(passed);
+        manifest.set_modified(then).unwrap();
+        let then = then.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        assert_eq!(age(&larder), (words.to_owned(), then));
+        assert!(then < stored_at);
     }
     assert_eq!(larder.tool(&["ls"]).said.lines().last(), Some("1 image; in all 3.00 MB of content"));
 }

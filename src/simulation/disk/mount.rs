@@ -80,11 +80,11 @@ impl FileSystem for Mount {
     fn metadata(&self, path: &Path) -> io::Result<Metadata> {
         self.operate("stat", path, Effect::Reads, |state, path| {
             if state.folders.contains(path) {
-                return Ok(Metadata { is_file: false, size: 0, used_at: 0 });
+                return Ok(Metadata { is_file: false, size: 0, used_at: 0, written_at: 0 });
             }
             let inode = state.inode(path)?;
             let inode = inode.lock().unwrap_or_else(PoisonError::into_inner);
-            Ok(Metadata { is_file: true, size: inode.len() as u64, used_at: inode.used_at })
+            Ok(Metadata { is_file: true, size: inode.len() as u64, used_at: inode.used_at, written_at: inode.used_at })
         })
     }
 
@@ -122,7 +122,7 @@ impl FileSystem for Mount {
     }
 
     fn space(&self, _: &Path) -> io::Result<Space> {
-        Ok(Space { bytes: u64::MAX, inodes: u64::MAX, used: self.disk.used() })
+        Ok(Space { bytes: u64::MAX, inodes: u64::MAX, used: self.disk.used(), size: u64::MAX })
     }
 
     fn list(&self, folder: &Path) -> io::Result<Vec<Entry>> {

@@ -14,6 +14,7 @@ use super::{CatalogError, schema};
 use crate::oci::Digest;
 use crate::store::budget::Budget;
 use crate::store::folder::Folder;
+use crate::store::health::Health;
 use crate::util::Clock;
 
 /// The open catalog. Dropping it waits for what was submitted.
@@ -32,6 +33,7 @@ impl Database {
     pub(in crate::store) fn open(
         path: PathBuf,
         folder: Arc<Folder>,
+        health: Arc<Health>,
         max_bytes: u64,
         clock: Arc<dyn Clock>,
         on_renewed: Box<dyn Fn() + Send>,
@@ -53,6 +55,7 @@ impl Database {
             folder,
             connection: opened.connection,
             trouble: Trouble::default(),
+            health,
             readers: Arc::clone(&readers),
             accesses: Arc::clone(&accesses),
             budget: budget.clone(),

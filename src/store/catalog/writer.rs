@@ -14,6 +14,7 @@ use super::readers::Readers;
 use super::{CatalogError, contents, schema};
 use crate::store::budget::Budget;
 use crate::store::folder::Folder;
+use crate::store::health::Health;
 use crate::util::Clock;
 
 /// How long accesses wait in memory at most, if nothing else asks for them.
@@ -43,6 +44,8 @@ pub(super) struct Worker {
     /// `None` after a new catalog could not be made, or the folder was gone: tried again with the next job.
     pub(super) connection: Option<Connection>,
     pub(super) trouble: Trouble,
+    /// Is told when there is no catalog any more, so that somebody sees to it that there is one again.
+    pub(super) health: Arc<Health>,
     pub(super) readers: Arc<Readers>,
     pub(super) accesses: Arc<Accesses>,
     pub(super) budget: Budget,
@@ -56,9 +59,12 @@ pub(super) struct Worker {
 pub(super) struct Trouble {
     /// When it could not be opened, and why.
     closed: Option<(Instant, CatalogError)>,
-    /// Since when, and how many times, the disk has failed it without anything going well in between.
-    failing: Option<(Instant, u32)>,
+    failing: Failing,
 }
+
+/// Since when, and how many times, the disk has failed the file without taking anything in between.
+#[derive(Default)]
+struct Failing(Option<(Instant, u32)>);
 
 pub(super) enum Command {
     Job(Box<dyn Job>),
@@ -136,6 +142,21 @@ impl Drop for Writer {
     }
 }
 
+// === impl Failing ===
+
+impl Failing {
+    /// Notes another failure at `now`. Tells whether that is enough; then it begins anew.
+    fn once_more(&mut self, now: Instant) -> bool {
+        let (since, times) = self.0.get_or_insert((now, 0));
+        *times += 1;
+        let is_enough = *times >= FAILURES && now.saturating_duration_since(*since) >= FAILING_FOR;
+        if is_enough {
+            self.0 = None;
+        }
+        is_enough
+    }
+}
+
 // === impl Worker ===
 
 impl Worker {
@@ -209,12 +230,16 @@ impl Worker {
     /// All jobs in one transaction, on a new catalog if this one proves to be broken.
     fn transact(&mut self, jobs: &mut [Box<dyn Job>]) -> Result<(), CatalogError> {
         match transact(self.connection()?, jobs) {
-            Err(error) if schema::is_corruption(&error) || self.is_failing_for_long(&error) => {
+            Err(error) if schema::is_corruption(&error) || self.is_given_up(&error) => {
                 self.set_aside();
-                Ok(transact(self.connection()?, jobs)?)
+                transact(self.connection()?, jobs)?;
+                Ok(())
             }
-            Ok(()) => {
-                self.trouble.failing = None;
+            Ok(wrote) => {
+                // Where nothing was to be written, the disk was not asked.
+                if wrote {
+                    self.trouble.failing = Failing::default();
+                }
                 Ok(())
             }
             Err(error) => {
@@ -228,17 +253,8 @@ impl Worker {
     }
 
     /// Whether this failure is one of so many that the disk will not mend that by itself.
-    fn is_failing_for_long(&mut self, error: &rusqlite::Error) -> bool {
-        if !schema::is_disk_error(error) {
-            return false;
-        }
-        let (since, times) = self.trouble.failing.get_or_insert_with(|| (Instant::now(), 0));
-        *times += 1;
-        let is_for_long = *times >= FAILURES && since.elapsed() >= FAILING_FOR;
-        if is_for_long {
-            self.trouble.failing = None;
-        }
-        is_for_long
+    fn is_given_up(&mut self, error: &rusqlite::Error) -> bool {
+        schema::is_disk_error(error) && self.trouble.failing.once_more(Instant::now())
     }
 
     fn connection(&mut self) -> Result<&mut Connection, CatalogError> {
@@ -271,13 +287,37 @@ impl Worker {
             tracing::error!(%error, "the catalog could not be set aside");
         }
         if let Err(error) = self.connection() {
-            tracing::error!(%error, "no new catalog could be made");
+            self.health.catalog_is_closed(&error);
         }
     }
 }
 
-fn transact(connection: &mut Connection, jobs: &mut [Box<dyn Job>]) -> rusqlite::Result<()> {
+/// Tells whether anything was written.
+fn transact(connection: &mut Connection, jobs: &mut [Box<dyn Job>]) -> rusqlite::Result<bool> {
+    let before = connection.total_changes();
     let transaction = connection.transaction()?;
     jobs.iter_mut().try_for_each(|job| job.attempt(&transaction))?;
-    transaction.commit()
+    transaction.commit()?;
+    Ok(connection.total_changes() != before)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_on_the_disk_is_given_up_after_many_failures_over_some_time_and_not_before() {
+        let begun = Instant::now();
+        let in_time = |failures: u32, last: Duration| {
+            let mut failing = Failing::default();
+            let early = (1..failures).filter(|_| failing.once_more(begun)).count();
+            assert_eq!(early, 0, "{failures} failures");
+            let is_enough = failing.once_more(begun + last);
+            assert_eq!(failing.0.is_none(), is_enough, "it begins anew");
+            is_enough
+        };
+        assert!(in_time(FAILURES, FAILING_FOR) && in_time(100 * FAILURES, FAILING_FOR));
+        assert!(!in_time(FAILURES - 1, 100 * FAILING_FOR));
+        assert!(!in_time(100 * FAILURES, FAILING_FOR - Duration::from_millis(1)));
+    }
 }

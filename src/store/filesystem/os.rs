@@ -53,7 +53,7 @@ impl FileSystem for OsFileSystem {
         let millis = |seconds: i64, nanos: i64| seconds.saturating_mul(1000).saturating_add(nanos / 1_000_000);
         let written = millis(metadata.mtime(), metadata.mtime_nsec());
         let read = millis(metadata.atime(), metadata.atime_nsec());
-        Ok(Metadata { is_file: metadata.is_file(), size: metadata.len(), used_at: written.max(read) })
+        Ok(Metadata { is_file: metadata.is_file(), size: metadata.len(), used_at: written.max(read), written_at: written })
     }
 
     fn protect(&self, path: &Path) -> io::Result<()> {
@@ -93,7 +93,8 @@ impl FileSystem for OsFileSystem {
         // Some make inodes as they need them, and say that there are none at all.
         let inodes = if system.f_files == 0 { u64::MAX } else { system.f_favail };
         let bytes = |blocks: u64| blocks.saturating_mul(system.f_frsize);
-        Ok(Space { bytes: bytes(system.f_bavail), inodes, used: bytes(system.f_blocks.saturating_sub(system.f_bfree)) })
+        let used = bytes(system.f_blocks.saturating_sub(system.f_bfree));
+        Ok(Space { bytes: bytes(system.f_bavail), inodes, used, size: bytes(system.f_blocks) })
     }
 
     fn list(&self, folder: &Path) -> io::Result<Vec<Entry>> {

@@ -246,7 +246,7 @@ async fn what_others_need_of_the_file_system_is_left_to_them() {
     let (capacity, inodes) = (Arc::clone(&fs.capacity), Arc::clone(&fs.inodes));
     let store = home.open_on(ROOMY, Arc::new(fs)).await;
     capacity.store(10_000, Ordering::SeqCst);
-    store.keep_free(3000);
+    store.blobs.min_free.store(3000, Ordering::Relaxed);
     let old = [add(&home, &store, 1, 3000).await, add(&home, &store, 2, 3000).await];
     assert_eq!((there(&home, &old), store.trouble()), (vec![true, true], None));
     // 4000 are free, of which 1000 may be used.
@@ -276,7 +276,7 @@ async fn what_others_need_of_the_file_system_is_left_to_them() {
     inodes.store(1000, Ordering::SeqCst);
     add(&home, &store, 7, 10).await;
     // What is larger than the whole cache is no trouble of the cache.
-    store.limit(5000);
+    store.blobs.budget.set_max(5000);
     assert!(matches!(store.begin(Digest::sha256(b"x"), Some(5001)).await, Err(StoreError::NoSpace)));
     assert_eq!(store.trouble(), None);
 }
@@ -290,7 +290,7 @@ async fn content_of_unknown_size_leaves_others_what_is_theirs() {
     let (capacity, inodes) = (Arc::clone(&fs.capacity), Arc::clone(&fs.inodes));
     let store = home.open_on(ROOMY, Arc::new(fs)).await;
     capacity.store(10_000, Ordering::SeqCst);
-    store.keep_free(3000);
+    store.blobs.min_free.store(3000, Ordering::Relaxed);
     let old = add(&home, &store, 1, 6000).await;
     let digest = Digest::sha256(b"of unknown size");
     // 4000 are free, of which 1000 may be used; then the old one goes for it; then there is no more.

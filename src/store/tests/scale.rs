@@ -113,7 +113,7 @@ async fn a_limit_on_growth_costs_no_content_whatever_others_take_and_give_back()
         // Others have taken all that is free.
         capacity.store(10 * SIZE, Ordering::SeqCst);
         let store = home.open_walking(ROOMY, Arc::new(fs));
-        store.limit_growth(5 * SIZE);
+        store.blobs.margin.store(5 * SIZE, Ordering::Relaxed);
         settled(&store).await;
         let stats = store.stats();
         assert_eq!((stats.blobs, stats.evictions, stats.max_bytes), (10, 0, 10 * SIZE));
@@ -150,7 +150,7 @@ async fn a_cache_that_began_on_a_full_disk_grows_when_there_is_room() {
     let capacity = Arc::clone(&fs.capacity);
     capacity.store(1000, Ordering::SeqCst);
     let store = home.open_walking(ROOMY, Arc::new(fs));
-    store.limit_growth(50_000);
+    store.blobs.margin.store(50_000, Ordering::Relaxed);
     settled(&store).await;
     assert!(matches!(put(&store, &bytes(1, 5000)).await, Err(StoreError::NoSpace)));
     assert!(store.trouble().is_some_and(|trouble| trouble.contains("no space")), "{:?}", store.trouble());

@@ -77,28 +77,37 @@ const STAGES: [[bool; 4]; 5] = [
     [false, false, true, true],
 ];
 
+/// What each of the two that come takes of the file system: another one goes, a part is written and becomes a content, whose folder
+/// is not there yet.
+const OPERATIONS: [&str; 10] =
+    ["remove", "create", "write_all_at", "len", "sync_data", "protect", "rename", "create_folder", "rename", "sync_folder"];
+
 #[tokio::test]
 async fn whatever_the_last_operation_was_what_is_left_is_a_store() {
     for after_the_fact in [false, true] {
-        let mut stages = Vec::new();
+        let (mut stages, mut operations) = (Vec::new(), Vec::new());
         for step in 0.. {
             let (home, left) = (prepared().await, Home::new());
             let (from, to) = (home.dir.path().to_owned(), left.dir.path().to_owned());
             let instead: Arc<dyn Fn() + Send + Sync> = Arc::new(move || copy(&from, &to));
             let fs = FaultFs { after_the_fact, instead: Some(instead), ..FaultFs::one(step) };
-            let count = Arc::clone(&fs.count);
+            let (count, names) = (Arc::clone(&fs.count), Arc::clone(&fs.names));
             let store = home.open_on(MAX, Arc::new(fs)).await;
             count.store(0, Ordering::SeqCst);
             replace(&store).await;
-            let steps = count.load(Ordering::SeqCst);
+            let names = names.lock().unwrap().clone();
             assert_eq!(store.stats().evictions, 2);
-            if step >= steps {
+            let Some(name) = names.get(operations.len()) else {
+                assert_eq!(operations, names, "after it: {after_the_fact}");
                 break;
-            }
+            };
+            operations.push(*name);
             stages.push(is_a_store(&left, &format!("step {step}, after it: {after_the_fact}")).await);
         }
         stages.dedup();
-        // After each operation is not after all that follows from the last one.
+        assert_eq!(operations, OPERATIONS.repeat(2), "after it: {after_the_fact}");
+        // The first operation is the first removal: before it nothing has changed yet.
+        assert_eq!(stages, STAGES[usize::from(after_the_fact)..], "after it: {after_the_fact}");
     }
 }
 
@@ -106,18 +115,18 @@ async fn whatever_the_last_operation_was_what_is_left_is_a_store() {
 #[tokio::test]
 async fn whatever_operation_fails_the_accounts_are_right_and_the_next_start_heals() {
     for (for_good, after_the_fact) in [(false, false), (false, true), (true, false)] {
+        let mut failed = Vec::new();
         for fails in 0.. {
             let when = format!("step {fails}, for good: {for_good}, after it: {after_the_fact}");
             let home = prepared().await;
             let fs = FaultFs { for_good, after_the_fact, ..FaultFs::one(fails) };
-            let count = Arc::clone(&fs.count);
+            let (count, names) = (Arc::clone(&fs.count), Arc::clone(&fs.names));
             let store = home.open_on(MAX, Arc::new(fs)).await;
             count.store(0, Ordering::SeqCst);
             let mut stored = 0;
             for content in &contents()[2..] {
                 stored += u32::from(put(&store, content).await.is_ok());
             }
-            let steps = count.load(Ordering::SeqCst);
             eventually("what was reserved is given back", || store.stats().reserved == 0).await;
             let stats = store.stats();
             assert!(stats.bytes <= MAX, "{when}: {stats:?}");
@@ -128,10 +137,10 @@ async fn whatever_operation_fails_the_accounts_are_right_and_the_next_start_heal
             drop(store);
             closed(&home).await;
             is_a_store(&home, &when).await;
-            if fails >= steps {
-                break;
-            }
+            let Some(name) = names.lock().unwrap().get(failed.len()).copied() else { break };
+            failed.push(name);
         }
+        assert_eq!(failed, OPERATIONS.repeat(2), "for good: {for_good}, after it: {after_the_fact}");
     }
 }
 

@@ -2,15 +2,15 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::super::*;
 use crate::oci::{Algorithm, MediaType, RepositoryName, Tag, UpstreamName};
 
 /// How long anything may take before a test gives up.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(super) const ROOMY: u64 = 1 << 40;
 
@@ -211,6 +211,8 @@ pub(super) struct FaultFs {
     pub(super) errno: i32,
     /// The number of the next operation; [`FaultFs::UNCOUNTED`] lets all pass.
     pub(super) count: Arc<AtomicU64>,
+    /// The names of the operations that were counted.
+    pub(super) names: Arc<Mutex<Vec<&'static str>>>,
     /// How many bytes of files the file system has room for, as far as it tells.
     pub(super) capacity: Arc<AtomicU64>,
     pub(super) inodes: Arc<AtomicU64>,
@@ -233,6 +235,7 @@ impl FaultFs {
             after_the_fact: false,
             errno: 5,
             count,
+            names: Arc::default(),
             capacity: plenty(),
             inodes: plenty(),
             unlisted: Arc::default(),
@@ -240,8 +243,11 @@ impl FaultFs {
         }
     }
 
-    fn step<T>(&self, operation: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    fn step<T>(&self, name: &'static str, operation: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         let number = self.count.fetch_add(1, Ordering::SeqCst);
+        if number < Self::UNCOUNTED {
+            self.names.lock().unwrap().push(name);
+        }
         if let Some(instead) = self.instead.as_ref().filter(|_| number == self.fails) {
             if !self.after_the_fact {
                 instead();
@@ -273,39 +279,39 @@ struct FaultFile {
 
 impl FileSystem for FaultFs {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn StoredFile>> {
-        self.step(|| OsFileSystem.create(path)).map(|file| self.file(file))
+        self.step("create", || OsFileSystem.create(path)).map(|file| self.file(file))
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn StoredFile>> {
-        self.step(|| OsFileSystem.open(path)).map(|file| self.file(file))
+        self.step("open", || OsFileSystem.open(path)).map(|file| self.file(file))
     }
 
     fn reopen(&self, path: &Path) -> io::Result<Arc<dyn StoredFile>> {
-        self.step(|| OsFileSystem.reopen(path)).map(|file| self.file(file))
+        self.step("reopen", || OsFileSystem.reopen(path)).map(|file| self.file(file))
     }
 
     fn metadata(&self, path: &Path) -> io::Result<Metadata> {
-        self.step(|| OsFileSystem.metadata(path))
+        self.step("metadata", || OsFileSystem.metadata(path))
     }
 
     fn protect(&self, path: &Path) -> io::Result<()> {
-        self.step(|| OsFileSystem.protect(path))
+        self.step("protect", || OsFileSystem.protect(path))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.step(|| OsFileSystem.rename(from, to))
+        self.step("rename", || OsFileSystem.rename(from, to))
     }
 
     fn sync_folder(&self, folder: &Path) -> io::Result<()> {
-        self.step(|| OsFileSystem.sync_folder(folder))
+        self.step("sync_folder", || OsFileSystem.sync_folder(folder))
     }
 
     fn create_folder(&self, folder: &Path) -> io::Result<()> {
-        self.step(|| OsFileSystem.create_folder(folder))
+        self.step("create_folder", || OsFileSystem.create_folder(folder))
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        self.step(|| OsFileSystem.remove(path))
+        self.step("remove", || OsFileSystem.remove(path))
     }
 
     fn epoch(&self) -> io::Result<String> {
@@ -314,8 +320,8 @@ impl FileSystem for FaultFs {
 
     fn space(&self, folder: &Path) -> io::Result<Space> {
         let used: u64 = ["blobs/sha256", "ingest"].iter().map(|part| bytes_below(&folder.join(part))).sum();
-        let bytes = self.capacity.load(Ordering::SeqCst).saturating_sub(used);
-        Ok(Space { bytes, inodes: self.inodes.load(Ordering::SeqCst), used })
+        let size = self.capacity.load(Ordering::SeqCst);
+        Ok(Space { bytes: size.saturating_sub(used), inodes: self.inodes.load(Ordering::SeqCst), used, size })
     }
 
     fn list(&self, folder: &Path) -> io::Result<Vec<Entry>> {
@@ -324,36 +330,36 @@ impl FileSystem for FaultFs {
         if is_for_refs && self.unlisted.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok() {
             return Err(io::Error::from_raw_os_error(24));
         }
-        self.step(|| OsFileSystem.list(folder))
+        self.step("list", || OsFileSystem.list(folder))
     }
 }
 
 impl StoredFile for FaultFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.faults.step(|| self.file.read_at(buffer, offset))
+        self.faults.step("read_at", || self.file.read_at(buffer, offset))
     }
 
     fn try_read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.faults.step(|| self.file.try_read_at(buffer, offset))
+        self.faults.step("try_read_at", || self.file.try_read_at(buffer, offset))
     }
 
     fn write_all_at(&self, buffer: &[u8], offset: u64) -> io::Result<()> {
-        self.faults.step(|| self.file.write_all_at(buffer, offset))
+        self.faults.step("write_all_at", || self.file.write_all_at(buffer, offset))
     }
 
     fn truncate(&self, size: u64) -> io::Result<()> {
-        self.faults.step(|| self.file.truncate(size))
+        self.faults.step("truncate", || self.file.truncate(size))
     }
 
     fn end_of_data(&self, offset: u64) -> io::Result<u64> {
-        self.faults.step(|| self.file.end_of_data(offset))
+        self.faults.step("end_of_data", || self.file.end_of_data(offset))
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.faults.step(|| self.file.sync_data())
+        self.faults.step("sync_data", || self.file.sync_data())
     }
 
     fn len(&self) -> io::Result<u64> {
-        self.faults.step(|| self.file.len())
+        self.faults.step("len", || self.file.len())
     }
 }

@@ -1,12 +1,11 @@
-//! Disks that fail for real: file systems that are mounted for a test, and system calls of the mirror that are made to fail.
-//! Needs root, loop devices, e2fsprogs, xfsprogs and `strace`; where one of them is missing, the test fails.
+//! Disks that fail for real: file systems that are mounted for a test.
+//! Needs root, loop devices, e2fsprogs and xfsprogs; where one of them is missing, the test fails.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 /// A file system of its own, mounted on a folder. It is unmounted when this is dropped; a mirror on it has to be dropped before.
@@ -19,12 +18,6 @@ enum Kind {
     Tmpfs(String),
     /// In an image, so that it can be mounted again.
     Ext4,
-}
-
-/// System calls of a process that fail. When this is dropped they succeed again.
-pub(crate) struct Injection {
-    strace: Child,
-    trace: tempfile::NamedTempFile,
 }
 
 impl Disk {
@@ -138,57 +131,9 @@ impl Drop for Disk {
     }
 }
 
-impl Injection {
-    /// Has `calls` of the process fail or kill it, as strace's `inject` says, e.g. `error=EIO:when=3`; if `path` is given, only those
-    /// on that file.
-    pub(super) async fn attach(pid: u32, calls: &str, fault: &str, path: Option<&Path>) -> Injection {
-        let mut strace = Command::new("strace");
-        let trace = tempfile::NamedTempFile::new().unwrap();
-        strace.args(["-f", "-q", "-p", &pid.to_string(), "-o"]).arg(trace.path());
-        strace.args(["-e", &format!("trace={calls}"), "-e", &format!("inject={calls}:{fault}")]);
-        strace.args(path.into_iter().flat_map(|path| [Path::new("-P"), path]));
-        let strace = strace.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let mut injection = Injection { strace, trace };
-        let asked = std::time::Instant::now();
-        while !is_traced(pid) {
-            assert!(injection.strace.try_wait().unwrap().is_none(), "strace has ended");
-            assert!(asked.elapsed() < super::PATIENCE, "strace does not attach");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        injection
-    }
-
-    /// Lets calls succeed again. Gives how many have failed.
-    pub(crate) fn end(mut self) -> usize {
-        self.detach();
-        fs::read_to_string(&self.trace).unwrap().matches("(INJECTED)").count()
-    }
-
-    fn detach(&mut self) {
-        // It detaches, and the process goes on. Fails where the process has ended, and strace with it.
-        let _ = kill_process(Pid::from_child(&self.strace), Signal::INT);
-        let _ = self.strace.wait();
-    }
-}
-
-impl Drop for Injection {
-    fn drop(&mut self) {
-        self.detach();
-    }
-}
-
-/// Whether all threads of the process are traced: proc_pid_status(5).
-fn is_traced(pid: u32) -> bool {
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    threads.map(|thread| thread.unwrap().path().join("status")).all(|status| {
-        // A thread may have ended in between.
-        fs::read_to_string(status).is_ok_and(|status| !status.contains("TracerPid:\t0\n"))
-    })
-}
-
 fn run(command: &mut Command) {
     let status = command.status().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    assert!(status.success(), "{command:?}: {status}; tests of disks need root, loop devices, mkfs.ext4, xfs_io and strace");
+    assert!(status.success(), "{command:?}: {status}; tests of disks need root, loop devices, mkfs.ext4 and xfs_io");
 }
 
 fn output(command: &mut Command) -> String {

@@ -15,9 +15,9 @@ use tempfile::TempDir;
 
 use super::PATIENCE;
 use super::client::{Answer, Connection, Download};
-use super::disk::Injection;
 use super::metrics::Metrics;
 use super::process::{self, Log, Process};
+use super::strace::{Changes, Injection};
 
 /// Prepares a [`Larder`]. Its ports are free ones, its cache is a new folder.
 pub(crate) struct Builder {
@@ -320,6 +320,11 @@ impl Larder {
     /// Has system calls of the process fail, on the file at `path` only if one is given: see [`Injection::attach`].
     pub(crate) async fn inject(&self, calls: &str, fault: &str, path: Option<&Path>) -> Injection {
         Injection::attach(self.process.id(), calls, fault, path).await
+    }
+
+    /// Notes what the process changes below the folder of the cache.
+    pub(crate) async fn changes(&self) -> Changes {
+        Changes::attach(self.process.id(), self.cache()).await
     }
 
     // --- ending it ---
