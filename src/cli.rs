@@ -6,6 +6,7 @@ mod capacity;
 mod check_config;
 mod errand;
 mod gc;
+mod identity;
 mod ls;
 mod missing;
 mod names;

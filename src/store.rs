@@ -7,6 +7,7 @@
 //! <dir>/blobs/<alg>/<2 hex>/<hex>         content: the truth
 //! <dir>/ingest/                           parts in flight, and what may be gone on with of those that were
 //! <dir>/refs/<upstream>/<repository>/     tags, manifests and pins of the repository: the truth about names
+//! <dir>/verified                          how far the scrubber has come: can be lost
 //! <dir>/catalog.sqlite                    all of that by index, and freshness and access times: can be lost
 //! ```
 

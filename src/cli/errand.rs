@@ -17,7 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::banner::reachable;
-use super::{FAILED, capacity, fail, load};
+use super::{FAILED, capacity, fail, identity, load};
 use crate::config::Config;
 use crate::mirror::Mirror;
 use crate::server::{Tool, ToolAnswer};
@@ -122,7 +122,7 @@ pub(super) fn run<E: Errand>(
         Ok(config) => config,
         Err(code) => return code,
     };
-    let answer = errand(&config).and_then(|errand| block_on(async { Cache::open(&config).await?.run(errand).await }));
+    let answer = errand(&config).and_then(|errand| block_on(&config, async { Cache::open(&config).await?.run(errand).await }));
     match answer {
         Ok(answer) => print(answer),
         Err(error) if matches!(error.downcast_ref(), Some(Undone::Refused(_))) => fail(error, REFUSED),
@@ -130,8 +130,9 @@ pub(super) fn run<E: Errand>(
     }
 }
 
-/// Runs a tool's work to its end.
-pub(super) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+/// Runs a tool's work on the cache to its end, as the user whose cache it is.
+pub(super) fn block_on<T>(config: &Config, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    identity::become_owner_of(&config.cache.dir)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     runtime.context("cannot start the runtime")?.block_on(work)
 }

@@ -57,7 +57,7 @@ pub(super) fn run(file: Option<&Path>, json: bool) -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
-    match errand::block_on(verify(&config, json)) {
+    match errand::block_on(&config, verify(&config, json)) {
         Ok(Totals { damaged: 0, .. }) => ExitCode::SUCCESS,
         Ok(_) => ExitCode::from(FOUND_DAMAGE),
         Err(error) => fail(format_args!("{error:#}"), FAILED),

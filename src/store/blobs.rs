@@ -98,7 +98,11 @@ impl Blobs {
 
     /// Removes content that was found to be wrong, open or not. Where the disk does not let that happen, it is not opened any more.
     pub(super) fn remove(&self, digest: &Digest) {
-        let _claim = self.claims.claim(digest);
+        self.remove_claimed(digest, self.claims.claim(digest));
+    }
+
+    /// As [`Blobs::remove`], for the holder of the digest.
+    pub(super) fn remove_claimed(&self, digest: &Digest, _claim: DigestClaim) {
         if !self.unlink(digest) {
             self.condemned().insert(*digest);
         }

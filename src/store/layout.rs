@@ -56,6 +56,11 @@ impl Layout {
         self.root.join("catalog.sqlite")
     }
 
+    /// Says which content the scrubber began with last.
+    pub(super) fn verified(&self) -> PathBuf {
+        self.root.join("verified")
+    }
+
     pub(super) fn blobs(&self) -> PathBuf {
         self.root.join("blobs")
     }

@@ -1,11 +1,12 @@
 //! Verifies content at rest: all of it within some time, a little at a time, and single contents on demand. What is not what its
-//! name says is removed, so that the next request fetches it again. It never mends anything, and needs nothing from an earlier run.
+//! name says is removed, so that the next request fetches it again. It never mends anything. How far it has come it
+//! keeps in a file, which can be lost.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::stream;
 use futures::{Stream, StreamExt};
@@ -14,6 +15,7 @@ use super::blobs::Blobs;
 use super::catalog::contents;
 use super::filesystem::StoredFile;
 use super::health::Operation;
+use super::holds::Hold;
 use crate::oci::{Digest, Hasher};
 use crate::util::blocking;
 
@@ -22,6 +24,12 @@ const CHUNK: usize = 1 << 20;
 
 /// No disk is read faster than this for the sake of scrubbing, in bytes a second.
 const FASTEST: u64 = 64 << 20;
+
+/// How far it has come is noted as often as this at the most, and with the first content at once: each start gets further.
+const NOTE_EVERY: Duration = Duration::from_secs(10);
+
+/// No note is longer.
+const NOTE_MAX_BYTES: u64 = 256;
 
 /// For how long the scrubber sleeps at a time: how long a store that was closed is still known to it.
 const NAP: Duration = Duration::from_millis(250);
@@ -63,14 +71,11 @@ pub(super) struct Counts {
 /// The store was closed.
 struct Closed;
 
-/// Starts the thread that verifies all content once in every `period`, beginning somewhere else at each start: so that a process that
+/// Starts the thread that verifies all content once in every `period`, and goes on where an earlier one was: so that a process that
 /// is often restarted sees all of it as well.
 pub(super) fn start(blobs: Weak<Blobs>, period: Duration) -> io::Result<()> {
-    let mut random = [0; 1];
-    // Without randomness it begins at the beginning.
-    let _ = getrandom::fill(&mut random);
-    let scrubber = Scrubber { blobs, period };
-    thread::Builder::new().name("larder-scrub".into()).spawn(move || while scrubber.pass(random[0]).is_ok() {}).map(drop)
+    let mut scrubber = Scrubber { blobs, period, noted: None };
+    thread::Builder::new().name("larder-scrub".into()).spawn(move || while scrubber.pass().is_ok() {}).map(drop)
 }
 
 /// Verifies everything, one content at a time and each on a thread where that may block.
@@ -103,17 +108,25 @@ pub(super) fn verify_all(blobs: Arc<Blobs>) -> impl Stream<Item = Verified> + Se
 struct Scrubber {
     blobs: Weak<Blobs>,
     period: Duration,
+    /// When it was last noted how far it has come.
+    noted: Option<Instant>,
 }
 
 impl Scrubber {
-    /// Looks at all content once, beginning with the digests whose first byte is `first`. The store is held for one step at a time.
-    fn pass(&self, first: u8) -> Result<(), Closed> {
+    /// Looks at all content once, beginning after what was looked at last. The store is held for one step at a time.
+    fn pass(&mut self) -> Result<(), Closed> {
         let mut bytes = 0;
-        for step in 0..=u8::MAX {
-            let first = first.wrapping_add(step);
-            let rows = self.store()?.catalog.read("list blobs", |connection| contents::beginning_with(connection, first));
+        let last = self.store()?.last_begun();
+        let first = last.map_or(0, |last| last.as_bytes()[0]);
+        let is_after = |digest: &Digest| last.is_none_or(|last| digest.as_bytes() > last.as_bytes());
+        // The first folder comes twice: at the beginning what is after the last one in it, at the end the rest.
+        for step in 0..=u16::from(u8::MAX) + 1 {
+            let byte = first.wrapping_add(step as u8);
+            let rows = self.store()?.catalog.read("list blobs", |connection| contents::beginning_with(connection, byte));
             for (digest, _) in rows.unwrap_or_default() {
-                bytes += self.look_at(&digest)?;
+                if (step > 0 || is_after(&digest)) && (step <= u16::from(u8::MAX) || !is_after(&digest)) {
+                    bytes += self.look_at(&digest)?;
+                }
             }
         }
         let store = self.store()?;
@@ -126,45 +139,49 @@ impl Scrubber {
         self.sleep(REST.min(self.period))
     }
 
-    /// Gives how many bytes were found right. A file that is open keeps a file system from being unmounted for good, and what is read
-    /// from one that is gone says nothing of the content that may be there later: so this ends when the folder goes.
-    fn look_at(&self, digest: &Digest) -> Result<u64, Closed> {
-        let file = match self.store()?.open_to_verify(digest) {
-            Some(file) => file,
-            None => return Ok(0),
-        };
-        let mut hashed = Hashed::new(digest);
-        let verdict = loop {
-            match hashed.next(&*file) {
-                Ok(0) => break Ok(()),
-                Ok(count) => {
-                    if !self.sleep_beside_folder(self.pause(count as u64)?)? {
-                        return Ok(0);
-                    }
-                }
-                Err(error) => break Err(error),
-            }
-        };
+    /// Gives how many bytes were found right, when it is time for the next ones.
+    fn look_at(&mut self, digest: &Digest) -> Result<u64, Closed> {
+        let begun = Instant::now();
+        // Before it is read: one for which a process never lives long enough does not keep the others from their turn.
+        if self.noted.is_none_or(|noted| noted.elapsed() >= NOTE_EVERY) {
+            self.store()?.note_begun(digest);
+            self.noted = Some(begun);
+        }
+        let Some(bytes) = self.read(digest)? else { return Ok(0) };
         let store = self.store()?;
-        if store.catalog.folder.check().is_err() {
-            return Ok(0);
-        }
-        match store.judge(digest, hashed, verdict) {
-            Verdict::Right => {
-                let bytes = file.len().unwrap_or(0);
-                store.scrubbed.verified_bytes.fetch_add(bytes, Ordering::Relaxed);
-                Ok(bytes)
-            }
-            Verdict::Removed | Verdict::Absent => Ok(0),
-        }
+        store.scrubbed.verified_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let share = bytes as f64 / store.budget.amounts().at_rest.max(bytes).max(1) as f64;
+        let owed = self.period.mul_f64(share).saturating_sub(begun.elapsed());
+        drop(store);
+        self.sleep(owed)?;
+        Ok(bytes)
     }
 
-    /// How long to wait after so many bytes, for all to take as long as they should.
-    fn pause(&self, bytes: u64) -> Result<Duration, Closed> {
-        let at_rest = self.store()?.budget.amounts().at_rest;
-        let slowest = bytes as f64 / FASTEST as f64;
-        let share = bytes as f64 / at_rest.max(bytes) as f64;
-        Ok(self.period.mul_f64(share).max(Duration::from_secs_f64(slowest)))
+    /// Reads one content, no faster than a disk can bear. Gives its size if it is right. It is held while it is read, and for no
+    /// longer; and a file that is open keeps a file system from being unmounted for good, so this ends when the folder goes.
+    fn read(&self, digest: &Digest) -> Result<Option<u64>, Closed> {
+        let Some(open) = self.store()?.open_to_verify(digest) else { return Ok(None) };
+        let mut hashed = Hashed::new(digest);
+        let is_right = loop {
+            match hashed.next(&*open.file) {
+                Ok(0) => break hashed.is(digest),
+                Ok(count) => {
+                    if !self.sleep_beside_folder(Duration::from_secs_f64(count as f64 / FASTEST as f64))? {
+                        return Ok(None);
+                    }
+                }
+                Err(_) => break false,
+            }
+        };
+        let bytes = open.file.len().unwrap_or(0);
+        drop(open);
+        let store = self.store()?;
+        // What is read from a folder that is gone says nothing of the content that may be there later.
+        if store.catalog.folder.check().is_err() {
+            return Ok(None);
+        }
+        // It may be another file by now; or the disk was not well.
+        Ok((is_right || store.verify(digest) == Verdict::Right).then_some(bytes))
     }
 
     fn sleep(&self, duration: Duration) -> Result<(), Closed> {
@@ -214,28 +231,59 @@ impl Hashed {
         self.position += count as u64;
         Ok(count)
     }
+
+    fn is(self, digest: &Digest) -> bool {
+        self.hasher.finish() == *digest
+    }
+
+    /// Hashes all of it.
+    fn all(digest: &Digest, file: &dyn StoredFile) -> io::Result<bool> {
+        let mut hashed = Self::new(digest);
+        while hashed.next(file)? > 0 {}
+        Ok(hashed.is(digest))
+    }
+}
+
+/// A content that is open to be verified: meanwhile it is not evicted.
+struct OpenContent {
+    file: Arc<dyn StoredFile>,
+    _hold: Hold,
 }
 
 /// All of these block.
 impl Blobs {
-    /// Verifies one content as fast as the disk gives it.
+    /// Verifies one content as fast as the disk gives it. What is wrong is opened and read once more before it is removed: in the
+    /// meantime it may have been replaced by what is right.
     pub(super) fn verify(&self, digest: &Digest) -> Verdict {
-        let Some(file) = self.open_to_verify(digest) else { return Verdict::Absent };
-        let mut hashed = Hashed::new(digest);
-        let outcome = loop {
-            match hashed.next(&*file) {
-                Ok(0) => break Ok(()),
-                Ok(_) => {}
-                Err(error) => break Err(error),
+        let Some(open) = self.open_to_verify(digest) else { return Verdict::Absent };
+        if matches!(Hashed::all(digest, &*open.file), Ok(true)) {
+            return Verdict::Right;
+        }
+        let path = self.layout.blob(digest);
+        // Nothing takes its place between this look and the removal: who has fetched it again waits for its turn.
+        let claim = self.claims.claim(digest);
+        match self.fs.open(&path).and_then(|file| Hashed::all(digest, &*file)) {
+            Ok(true) => return Verdict::Right,
+            Ok(false) => {
+                tracing::error!(%digest, "content at rest is not what its name says; it is removed, to be fetched again")
             }
-        };
-        self.judge(digest, hashed, outcome)
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Verdict::Absent,
+            Err(error) => {
+                self.health.disk_error(Operation::ReadBlob, &path, &error);
+                tracing::error!(%digest, %error, "content at rest cannot be read; it is removed, to be fetched again");
+            }
+        }
+        self.scrubbed.damaged.fetch_add(1, Ordering::Relaxed);
+        self.remove_claimed(digest, claim);
+        Verdict::Removed
     }
 
-    fn open_to_verify(&self, digest: &Digest) -> Option<Arc<dyn StoredFile>> {
+    /// Nothing if it is not there, or is going.
+    fn open_to_verify(&self, digest: &Digest) -> Option<OpenContent> {
+        let hold = self.holds.hold(digest)?;
         let path = self.layout.blob(digest);
         match self.fs.open(&path) {
-            Ok(file) => Some(file),
+            Ok(file) => Some(OpenContent { file, _hold: hold }),
             Err(error) => {
                 if error.kind() != io::ErrorKind::NotFound {
                     self.health.disk_error(Operation::OpenBlob, &path, &error);
@@ -246,17 +294,22 @@ impl Blobs {
         }
     }
 
-    fn judge(&self, digest: &Digest, hashed: Hashed, outcome: io::Result<()>) -> Verdict {
-        match outcome {
-            Ok(()) if hashed.hasher.finish() == *digest => return Verdict::Right,
-            Ok(()) => tracing::error!(%digest, "content at rest is not what its name says; it is removed, to be fetched again"),
-            Err(error) => {
-                self.health.disk_error(Operation::ReadBlob, &self.layout.blob(digest), &error);
-                tracing::error!(%digest, %error, "content at rest cannot be read; it is removed, to be fetched again");
-            }
+    /// The content that the scrubber began with last, as far as that was noted.
+    fn last_begun(&self) -> Option<Digest> {
+        let bytes = self.fs.open(&self.layout.verified()).and_then(|file| file.read_all(NOTE_MAX_BYTES)).ok()?;
+        std::str::from_utf8(&bytes).ok()?.parse().ok()
+    }
+
+    /// If that fails, some of it is verified again sooner than need be.
+    fn note_begun(&self, digest: &Digest) {
+        let temporary = self.parts.temporary();
+        let noted = self.fs.create(&temporary).and_then(|file| {
+            file.write_all_at(digest.to_string().as_bytes(), 0)?;
+            self.fs.rename(&temporary, &self.layout.verified())
+        });
+        if noted.is_err() {
+            // It may not be there, or never have been.
+            let _ = self.fs.remove(&temporary);
         }
-        self.scrubbed.damaged.fetch_add(1, Ordering::Relaxed);
-        self.remove(digest);
-        Verdict::Removed
     }
 }

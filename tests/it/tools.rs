@@ -378,3 +378,38 @@ async fn the_numbers_are_on_one_screen() {
     assert_eq!((&alone["cache"], &alone["server"]), (&stats["cache"], &serde_json::Value::Null));
     assert!(larder.tool(&["stats"]).said.ends_with("none has the cache at the moment\n"));
 }
+
+/// Root's tools leave nothing in another user's cache that this user cannot write.
+#[tokio::test]
+async fn what_root_does_to_the_cache_of_another_user_is_done_as_that_user() {
+    const NOBODY: u32 = 65534;
+    let image = image(1890, &[1000]);
+    let hub = hub_with(&image).await;
+    let mut larder = Larder::of(&hub).await;
+    pull(&larder, NAME, TAG).await;
+    larder.stop(Signal::TERM);
+    let everything = || {
+        let mut paths = larder.all_files();
+        paths.retain(|path| path.starts_with(larder.cache()));
+        let folders: Vec<_> = paths.iter().filter_map(|path| path.parent()).map(std::path::Path::to_owned).collect();
+        paths.extend(folders);
+        paths.push(larder.cache());
+        paths
+    };
+    // An upgrade makes a new catalog.
+    std::fs::remove_file(larder.cache().join("catalog.sqlite")).unwrap();
+    for folder in ["blobs", "blobs/sha256", "ingest", "refs", "refs/docker.io", "refs/docker.io/library"] {
+        std::os::unix::fs::chown(larder.cache().join(folder), Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+    everything().iter().for_each(|path| std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY)).unwrap());
+    for tool in [&["stats"][..], &["pin", "docker.io/library/app:latest"], &["ls"], &["verify"], &["rm", "docker.io"]] {
+        let run = larder.tool(tool);
+        assert!(matches!(run.status.code(), Some(0 | 1)), "{run:?}");
+        for path in everything() {
+            let metadata = std::fs::symlink_metadata(&path).unwrap();
+            let owner = std::os::unix::fs::MetadataExt::uid(&metadata);
+            assert_eq!(owner, NOBODY, "{tool:?}: {}", path.display());
+        }
+    }
+    assert!(larder.cache().join("refs/docker.io/library/app/_pins").exists());
+}

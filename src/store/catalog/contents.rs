@@ -103,13 +103,13 @@ pub(in crate::store) fn total(connection: &Connection) -> rusqlite::Result<(u64,
     connection.query_row("SELECT sum(bytes), sum(blobs) FROM queue", [], row)
 }
 
-/// All content whose digest begins with the byte `first`, with its size.
+/// All content whose digest begins with the byte `first`, with its size, in the order of digests.
 pub(in crate::store) fn beginning_with(connection: &Connection, first: u8) -> rusqlite::Result<Vec<(Digest, u64)>> {
     // A longer blob comes after a shorter one that it begins with, so this is above all digests with that first byte.
     let mut above = [0xff; 65];
     above[0] = first;
     connection
-        .prepare_cached("SELECT digest, size FROM blob WHERE digest BETWEEN ?1 AND ?2")?
+        .prepare_cached("SELECT digest, size FROM blob WHERE digest BETWEEN ?1 AND ?2 ORDER BY digest")?
         .query_map(params![[first].as_slice(), above.as_slice()], |row| Ok((digest_column(row, 0)?, size_column(row, 1)?)))?
         .collect()
 }

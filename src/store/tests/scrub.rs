@@ -64,18 +64,44 @@ async fn all_content_is_looked_at_in_its_time_and_what_is_wrong_is_removed() {
 
 #[tokio::test]
 async fn what_cannot_be_read_is_removed_and_counted() {
-    for fails in 0..3 {
+    for (fails, for_good) in [(0, false), (1, false), (2, false), (1, true), (2, true)] {
         let home = Home::new();
         let content = bytes(3, 3000);
         drop(put(&home.open().await, &content).await.unwrap());
         closed(&home).await;
-        let store = home.open_faulty(FaultFs::one(fails)).await;
-        // It cannot be opened; its beginning, and what comes after that, cannot be read.
-        let expected = if fails == 0 { Verdict::Absent } else { Verdict::Removed };
-        assert_eq!(store.verify(&Digest::sha256(&content)).await.unwrap(), expected, "step {fails}");
-        let errors: u64 = store.stats().disk_errors.iter().map(|(_, count)| count).sum();
-        assert!(errors >= 1, "step {fails}");
+        let store = home.open_faulty(FaultFs { for_good, ..FaultFs::one(fails) }).await;
+        // It cannot be opened; its beginning, and what comes after that, cannot be read, which is tried twice.
+        let expected = match (fails, for_good) {
+            (0, _) => Verdict::Absent,
+            (_, false) => Verdict::Right,
+            (_, true) => Verdict::Removed,
+        };
+        assert_eq!(store.verify(&Digest::sha256(&content)).await.unwrap(), expected, "step {fails}, for good: {for_good}");
+        assert_eq!(store.stats().damaged, u64::from(for_good));
         drop(store);
         closed(&home).await;
+    }
+}
+
+/// A process that never lives for as long as a pass takes verifies everything all the same.
+#[tokio::test]
+async fn what_was_verified_before_a_restart_is_not_verified_again_before_the_rest() {
+    let home = Home::new();
+    let store = home.open().await;
+    for seed in 0..4 {
+        drop(put(&store, &bytes(seed, 3000)).await.unwrap());
+    }
+    drop(store);
+    let digests = home.digests();
+    // After each of them it would sleep for a quarter of the time.
+    for round in 0..6 {
+        closed(&home).await;
+        let store = home.open().await;
+        store.scrub(Duration::from_secs(3600)).unwrap();
+        eventually("one is verified", || store.stats().verified_bytes == 3000).await;
+        let last = digests[round % 4].to_string();
+        eventually("that is noted", || std::fs::read_to_string(home.path("verified")).is_ok_and(|noted| noted == last)).await;
+        // While it sleeps it keeps nothing from going.
+        assert!(!store.blobs.holds.is_held(&digests[round % 4]));
     }
 }
