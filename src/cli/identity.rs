@@ -11,9 +11,8 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 use rustix::thread::{set_capabilities, set_keep_capabilities, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use rustix::{fs::Gid, fs::Uid};
 
-/// Has this thread, and those that it starts from now on, be the owner of the folder `dir`, if they are root and root does not own
-/// it.
-/// There must be no other threads yet.
+/// Has this thread, and those that it starts from now on, be the owner of the folder `dir`, if it is root and root does not own the
+/// folder. There must be no other threads yet.
 ///
 /// # Errors
 /// If the system does not let that happen: then nothing should be done as root.
