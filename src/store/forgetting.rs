@@ -12,21 +12,18 @@ use super::exclusive::Claim;
 use super::walk::Closed;
 use crate::oci::Digest;
 
-/// How many contents are looked at, and forgotten, at a time.
+/// How many contents are forgotten at a time.
 const BATCH: usize = 128;
 
 /// Forgets all that is known of content that is gone: what an eviction left behind that was cut short, and a loss of power has brought
-/// back. To be called when the catalog knows what there is. The store is held for one step at a time.
+/// back. To be called when the catalog knows what there is. The store is held for one step at a time, which is a short one.
 pub(super) fn forget_all_that_is_gone(blobs: &Weak<Blobs>) -> Result<(), Closed> {
     for source in Source::ALL {
-        let mut last = None;
-        loop {
+        for first in 0..=u8::MAX {
             let store = blobs.upgrade().ok_or(Closed)?;
-            let page = |connection: &_| forgotten::page(connection, source, last.as_ref(), BATCH);
-            let gone = store.catalog.read("list what is gone", page).unwrap_or_default();
-            let Some(digest) = gone.last() else { break };
-            last = Some(*digest);
-            store.forget(&gone);
+            let known = |connection: &_| forgotten::beginning_with(connection, source, first);
+            let gone = store.catalog.read("list what is gone", known).unwrap_or_default();
+            gone.chunks(BATCH).for_each(|digests| store.forget(digests));
         }
     }
     Ok(())

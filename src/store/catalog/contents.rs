@@ -105,13 +105,19 @@ pub(in crate::store) fn total(connection: &Connection) -> rusqlite::Result<(u64,
 
 /// All content whose digest begins with the byte `first`, with its size, in the order of digests.
 pub(in crate::store) fn beginning_with(connection: &Connection, first: u8) -> rusqlite::Result<Vec<(Digest, u64)>> {
-    // A longer blob comes after a shorter one that it begins with, so this is above all digests with that first byte.
-    let mut above = [0xff; 65];
-    above[0] = first;
+    let (least, most) = bounds(first);
     connection
         .prepare_cached("SELECT digest, size FROM blob WHERE digest BETWEEN ?1 AND ?2 ORDER BY digest")?
-        .query_map(params![[first].as_slice(), above.as_slice()], |row| Ok((digest_column(row, 0)?, size_column(row, 1)?)))?
+        .query_map(params![least.as_slice(), most.as_slice()], |row| Ok((digest_column(row, 0)?, size_column(row, 1)?)))?
         .collect()
+}
+
+/// Between these are all digests that begin with the byte `first`, as the catalog has them.
+pub(super) fn bounds(first: u8) -> ([u8; 1], [u8; 65]) {
+    // A longer blob comes after a shorter one that it begins with, so this is above all of them.
+    let mut above = [0xff; 65];
+    above[0] = first;
+    ([first], above)
 }
 
 pub(in crate::store) fn digest_column(row: &Row<'_>, index: usize) -> rusqlite::Result<Digest> {

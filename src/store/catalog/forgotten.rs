@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, params};
 
-use super::contents::{self, digest_column, to_column};
+use super::contents::{self, digest_column};
 use super::holdings::{self, Holder};
 use super::names::{self, Place};
 use super::{Kind, edges, pins};
@@ -34,10 +34,9 @@ impl Source {
                 concat!(
                     "SELECT DISTINCT digest FROM ",
                     $table,
-                    " AS known WHERE digest > ?1 AND NOT EXISTS (SELECT 1 FROM blob WHERE blob.digest = known.digest)
+                    " AS known WHERE digest BETWEEN ?1 AND ?2 AND NOT EXISTS (SELECT 1 FROM blob WHERE blob.digest = known.digest)
                      AND NOT EXISTS (SELECT 1 FROM pinned WHERE pinned.digest = known.digest)",
-                    $condition,
-                    " ORDER BY digest LIMIT ?2"
+                    $condition
                 )
             };
         }
@@ -51,17 +50,12 @@ impl Source {
     }
 }
 
-/// Up to `limit` contents after `last`, in their order, of which something is known though they are neither at rest nor pinned.
-pub(in crate::store) fn page(
-    connection: &Connection,
-    source: Source,
-    last: Option<&Digest>,
-    limit: usize,
-) -> rusqlite::Result<Vec<Digest>> {
-    let last = last.map_or(&[][..], Digest::as_bytes);
+/// The contents whose digests begin with the byte `first` of which something is known though they are neither at rest nor pinned.
+pub(in crate::store) fn beginning_with(connection: &Connection, source: Source, first: u8) -> rusqlite::Result<Vec<Digest>> {
+    let (least, most) = contents::bounds(first);
     connection
         .prepare_cached(source.sql())?
-        .query_map(params![last, to_column(limit as u64)], |row| digest_column(row, 0))?
+        .query_map(params![least.as_slice(), most.as_slice()], |row| digest_column(row, 0))?
         .collect()
 }
 

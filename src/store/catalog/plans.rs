@@ -9,6 +9,7 @@ use rusqlite::{Connection, StatementStatus};
 
 use super::accesses::Access;
 use super::contents::{self, Arrival};
+use super::forgotten::{self, Source};
 use super::listings::{self, ListingRecord};
 use super::names::{self, Place};
 use super::{Kind, TagRecord, queues, schema};
@@ -56,12 +57,17 @@ fn everything_that_is_asked_of_it(connection: &Connection, number: u64, keep: bo
     queues::oldest(connection, queue, oldest.map(|oldest| oldest.place))?;
     queues::advance(connection, &digest, queue, 1, 0)?;
     queues::remember(connection, &Digest::sha256(digest.as_bytes()), queue, 7, 1 << 30)?;
+    for source in Source::ALL {
+        forgotten::beginning_with(connection, source, digest.as_bytes()[0])?;
+    }
     if keep {
         return Ok(());
     }
     names::unlink(connection, &place, Kind::Blob, &digest)?;
     names::remove_tag(connection, &place, &tag)?;
-    contents::delete(connection, &digest).map(drop)
+    contents::delete(connection, &digest)?;
+    forgotten::names(connection, &[digest])?;
+    forgotten::forget_content(connection, &digest).map(drop)
 }
 
 #[test]
