@@ -32,6 +32,11 @@ pub trait FileSystem: Send + Sync + 'static {
     fn create_folder(&self, folder: &Path) -> io::Result<()>;
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Removes a folder in which nothing is. One that cannot keeps them.
+    fn remove_folder(&self, folder: &Path) -> io::Result<()> {
+        let _ = folder;
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// Names the time since the operating system was started: what a process has written in it is there, synced or not.
     ///
     /// # Errors

@@ -17,6 +17,9 @@ use crate::oci::{Digest, MediaType, RepositoryName, Tag, UpstreamName};
 /// No ref is larger: the longest media type has 255 bytes, the longest digest 135.
 const MAX_BYTES: u64 = 4096;
 
+/// How often the folder of a ref is made before it is given up: others may remove it while nothing is in it.
+const ATTEMPTS: usize = 4;
+
 /// Reads and writes refs. Errors are logged and counted here; to the caller of a ref they are a ref that is not there.
 pub(super) struct Refs {
     pub(super) layout: Arc<Layout>,
@@ -184,14 +187,16 @@ impl Refs {
         let file = self.fs.create(temporary)?;
         file.write_all_at(bytes, 0)?;
         file.sync_data()?;
-        match self.fs.rename(temporary, path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.fs.create_folder(folder)?;
-                self.fs.rename(temporary, path)?;
+        let mut attempts = 0;
+        loop {
+            match self.fs.rename(temporary, path) {
+                // It was not there yet, or has just gone with the last of what was in it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && attempts < ATTEMPTS => attempts += 1,
+                Err(error) => return Err(error),
+                Ok(()) => return self.fs.sync_folder(folder),
             }
-            result => result?,
+            self.fs.create_folder(folder)?;
         }
-        self.fs.sync_folder(folder)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
@@ -200,14 +205,17 @@ impl Refs {
         removed.inspect_err(|error| self.note(Operation::RemoveRef, path, error))
     }
 
+    /// With the last ref of a repository go its folders.
     fn forget(&self, path: &Path) -> bool {
-        match self.fs.remove(path) {
-            Ok(()) => true,
-            Err(error) => {
-                self.note(Operation::RemoveRef, path, &error);
-                error.kind() == io::ErrorKind::NotFound
-            }
+        if let Err(error) = self.fs.remove(path) {
+            self.note(Operation::RemoveRef, path, &error);
+            return error.kind() == io::ErrorKind::NotFound;
         }
+        let root = self.layout.refs();
+        let mut folders = path.ancestors().skip(1).take_while(|folder| **folder != *root);
+        // The first in which something is stays, with those above it.
+        while folders.next().is_some_and(|folder| self.fs.remove_folder(folder).is_ok()) {}
+        true
     }
 
     /// That something is not there is no error.

@@ -75,6 +75,11 @@ impl FileSystem for Guarded {
         self.fs.remove(path)
     }
 
+    fn remove_folder(&self, folder: &Path) -> io::Result<()> {
+        self.folder.check()?;
+        self.fs.remove_folder(folder)
+    }
+
     fn epoch(&self) -> io::Result<String> {
         self.fs.epoch()
     }

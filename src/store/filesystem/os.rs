@@ -84,6 +84,10 @@ impl FileSystem for OsFileSystem {
         fs::remove_file(path)
     }
 
+    fn remove_folder(&self, folder: &Path) -> io::Result<()> {
+        fs::remove_dir(folder)
+    }
+
     fn epoch(&self) -> io::Result<String> {
         fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned())
     }

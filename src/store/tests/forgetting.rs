@@ -62,7 +62,39 @@ async fn names_go_with_what_they_are_of() {
     store.unpin(vec![Pin::try_from("hub/other:v1".parse::<Name>().unwrap()).unwrap()]).await.unwrap();
     evict_all(&store).await;
     assert_eq!(known(&home, &store), nothing);
+    // The folder of the pin that was taken away is another matter.
+    let folders = fs::read_dir(home.path("refs/hub")).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
+    assert_eq!(folders, ["other"], "the folders of the others have gone");
     assert_eq!(store.stats().catalog_errors, 0);
+}
+
+/// The last ref of a repository goes again and again, and its folders with it, while others are written there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_name_is_kept_however_often_its_folder_goes() {
+    let home = Home::new();
+    let store = open(&home).await;
+    let coming_and_going = tokio::spawn({
+        let store = store.clone();
+        async move {
+            for number in 0..300 {
+                Picture::new(number, &[]).pull_as(&store, "a/b", &format!("v{number}")).await;
+                evict_all(&store).await;
+            }
+        }
+    });
+    for number in 1000..1300 {
+        let kept = Picture::new(number, &[]);
+        add(&store, kept.digest, 1000).await.unwrap();
+        // What is open does not go.
+        let open = store.get(&kept.digest).await;
+        if open.is_some() {
+            kept.pull_as(&store, "a/b", "kept").await;
+            assert!(home.path("refs/hub/a/b/_tags/kept").exists(), "{number}");
+        }
+    }
+    coming_and_going.await.unwrap();
+    let stats = store.stats();
+    assert!(stats.disk_errors.iter().all(|(_, count)| *count == 0), "{stats:?}");
 }
 
 /// A manifest of an index that is still here stays known as a part of it, as it would in a catalog that is made anew.
