@@ -98,11 +98,11 @@ async fn a_hit_waits_for_no_eviction() {
     let open = store.get(&Digest::sha256(&contents[1])).await.unwrap();
 
     count.store(0, Ordering::SeqCst);
-    // One makes room, the others wait for that.
+    // One makes room, the others wait for that. There is enough for all of them beside what is open.
     let coming: Vec<_> = (4..7)
         .map(|seed| {
             let store = store.clone();
-            tokio::spawn(async move { put(&store, &bytes(seed, 2500)).await.map(drop) })
+            tokio::spawn(async move { put(&store, &bytes(seed, 1500)).await.map(drop) })
         })
         .collect();
     removal.until_somebody_waits().await;
