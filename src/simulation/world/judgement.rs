@@ -142,8 +142,12 @@ impl World {
             let most = match part {
                 _ if is_manifest => size * self.schedule.holdings.len() as u64,
                 None => size,
-                Some(bytes) => size - bytes,
+                // Wrong bytes of an upstream that tells no size may be more than the content has.
+                Some(bytes) => size.saturating_sub(*bytes),
             };
+            if part.is_some_and(|bytes| *bytes > size) && !self.registry.is_tainted(&digest) {
+                self.journal.violation(format_args!("P1: {part:?} bytes were kept of {name}, which has {size}"));
+            }
             let waste = if is_manifest { 0 } else { account.reads.saturating_sub(1) * self.registry.largest_chunk() };
             if account.misfortunes == 0 && !self.registry.is_tainted(&digest) && account.bytes > most + waste {
                 self.journal
