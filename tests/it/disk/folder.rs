@@ -153,6 +153,8 @@ async fn what_is_being_verified_does_not_keep_a_file_system() {
     let hub = hub_with(&image).await;
     let mut larder = Larder::with(&hub, &disk.config()).await;
     pull(&larder, NAME, TAG).await;
+    // On a busy machine further connections are tried.
+    let before = fetched(&hub, layer).count();
     // Whichever content it begins with, the layer is soon next.
     larder.restart_with("cache.verify_within = '10s'").await;
     larder.until_open(&larder.blob_file(layer)).await;
@@ -161,7 +163,7 @@ async fn what_is_being_verified_does_not_keep_a_file_system() {
     disk.mount();
     larder.until_readiness_says("ready\n").await;
     pull(&larder, NAME, TAG).await;
-    assert_eq!(fetched(&hub, layer).count(), 1);
+    assert_eq!(fetched(&hub, layer).count(), before);
     assert_eq!(larder.metrics().await.get("cache_damaged_total"), 0.0);
 }
 
