@@ -58,7 +58,9 @@ use self::refs::Refs;
 use crate::oci::Digest;
 use crate::util::{Clock, blocking};
 
-pub use catalog::{Catalog, CatalogError, Kind, Link, ListingRecord, Right, TagRecord};
+#[cfg(test)]
+use catalog::Link;
+pub use catalog::{Catalog, CatalogError, Kind, ListingRecord, Right, TagRecord};
 pub use error::{OpenError, StoreError};
 pub use eviction::{Clearing, Evicted};
 pub use filesystem::{Entry, FileSystem, Metadata, OsFileSystem, Space, StoredFile};

@@ -62,7 +62,7 @@ pub enum Kind {
 
 /// How a repository is known to hold a digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Link {
+pub(super) enum Link {
     /// It was fetched from there, or confirmed by the upstream.
     Fetched,
     /// A manifest that was fetched from there names it, with this size in bytes.
@@ -71,13 +71,20 @@ pub enum Link {
     None,
 }
 
-/// What is known of a repository's right to a digest.
+/// What is known of a repository's right to a digest. Sizes are in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Right {
-    /// As [`Link::Fetched`]; with the size in bytes, if a manifest told it.
+    /// It was fetched from there, or confirmed by the upstream; the size is known if a manifest told it.
     Fetched { size: Option<u64> },
-    /// As [`Link::Referenced`]; with the [origins](Catalog::origins) of the digest, and all upstreams of which a repository refers to it.
-    Referenced { size: u64, origins: Vec<UpstreamName>, claimants: Vec<UpstreamName> },
+    /// A manifest that was fetched from there names it.
+    Referenced {
+        size: u64,
+        /// The upstreams that it was fetched from. If there is none, then the one whose manifests refer to it, if that is one only.
+        origins: Vec<UpstreamName>,
+        /// All upstreams of which a repository refers to it.
+        claimants: Vec<UpstreamName>,
+    },
+    /// None.
     #[default]
     None,
 }
@@ -242,7 +249,8 @@ impl Catalog {
     }
 
     /// How the repository is known to hold the digest.
-    pub async fn linked(&self, upstream: &UpstreamName, repository: &RepositoryName, kind: Kind, digest: &Digest) -> Link {
+    #[cfg(test)]
+    pub(super) async fn linked(&self, upstream: &UpstreamName, repository: &RepositoryName, kind: Kind, digest: &Digest) -> Link {
         let digest = *digest;
         self.run(upstream, repository, move |inner, place| inner.linked(place, kind, &digest)).await.unwrap_or(Link::None)
     }
@@ -255,7 +263,8 @@ impl Catalog {
 
     /// The upstreams that the digest was fetched from. If there is none, then the upstream whose manifests refer to it, if that
     /// is one only.
-    pub async fn origins(&self, digest: &Digest) -> Vec<UpstreamName> {
+    #[cfg(test)]
+    pub(super) async fn origins(&self, digest: &Digest) -> Vec<UpstreamName> {
         let (inner, digest) = (Arc::clone(&self.0), *digest);
         off_thread(move || inner.origins(&digest)).await.unwrap_or_default()
     }
@@ -417,7 +426,7 @@ impl Inner {
                 Right::Fetched { size: self.read("read link", size).flatten() }
             }
             Link::Referenced { size } => {
-                let all = self.read("read origins", |connection| names::origins(connection, digest)).unwrap_or_default();
+                let all = self.referrers(digest);
                 Right::Referenced {
                     size,
                     origins: origins_among(&all),
@@ -428,9 +437,14 @@ impl Inner {
         }
     }
 
+    #[cfg(test)]
     fn origins(&self, digest: &Digest) -> Vec<UpstreamName> {
-        let all = self.read("read origins", |connection| names::origins(connection, digest)).unwrap_or_default();
-        origins_among(&all)
+        origins_among(&self.referrers(digest))
+    }
+
+    /// The upstreams of which a repository refers to the digest, and whether it was fetched from them.
+    fn referrers(&self, digest: &Digest) -> Vec<(UpstreamName, bool)> {
+        self.read("read origins", |connection| names::origins(connection, digest)).unwrap_or_default()
     }
 
     pub(super) fn read<T>(&self, what: &'static str, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Option<T> {

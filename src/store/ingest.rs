@@ -73,7 +73,9 @@ impl Ingest {
     pub(super) async fn begin_in_free_room(blobs: Arc<Blobs>, digest: Digest, size: u64) -> Option<Result<Self, StoreError>> {
         let begin = move || {
             let mut reservation = blobs.budget.reservation();
-            let is_free = blobs.catalog.folder.check().is_ok() && blobs.reserve_what_is_free(&mut reservation, size);
+            let is_free = blobs.catalog.folder.check().is_ok()
+                && blobs.parts.take_over().is_ok()
+                && blobs.reserve_what_is_free(&mut reservation, size);
             is_free.then(|| {
                 let begun = Self::begin_with(Arc::clone(&blobs), digest, Some(size), reservation);
                 if begun.is_err() {
@@ -88,6 +90,7 @@ impl Ingest {
     fn begin_blocking(blobs: Arc<Blobs>, digest: Digest, size: Option<u64>) -> Result<Self, StoreError> {
         // Nothing is to go for what cannot be stored.
         blobs.catalog.folder.check().map_err(|gone| StoreError::io(Operation::CreatePart, gone.into()))?;
+        blobs.parts.take_over().map_err(|error| StoreError::io(Operation::ListFolder, error))?;
         let mut reservation = blobs.budget.reservation();
         match size {
             Some(size) => blobs.reserve(&mut reservation, size)?,
@@ -96,8 +99,8 @@ impl Ingest {
         Self::begin_with(blobs, digest, size, reservation)
     }
 
+    /// Makes the file, for which there is room.
     fn begin_with(blobs: Arc<Blobs>, digest: Digest, size: Option<u64>, reservation: Reservation) -> Result<Self, StoreError> {
-        blobs.parts.take_over().map_err(|error| StoreError::io(Operation::ListFolder, error))?;
         blobs.parts.sweep();
         let (name, file) = create(&blobs, &digest)?;
         let part = Part::new(blobs, name, reservation, None, Arc::default());
