@@ -15,7 +15,6 @@ use super::blobs::Blobs;
 use super::catalog::contents;
 use super::filesystem::StoredFile;
 use super::health::Operation;
-use super::holds::Hold;
 use crate::oci::{Digest, Hasher};
 use crate::util::blocking;
 
@@ -157,24 +156,26 @@ impl Scrubber {
         Ok(bytes)
     }
 
-    /// Reads one content, no faster than a disk can bear. Gives its size if it is right. It is held while it is read, and for no
-    /// longer; and a file that is open keeps a file system from being unmounted for good, so this ends when the folder goes.
+    /// Reads one content, no faster than a disk can bear. Gives its size if it is right. That takes a while: it is not held, and may go
+    /// meanwhile, and the folder as well. Then this ends, since a file that is open keeps its room on the disk, and a file system from
+    /// being unmounted for good.
     fn read(&self, digest: &Digest) -> Result<Option<u64>, Closed> {
-        let Some(open) = self.store()?.open_to_verify(digest) else { return Ok(None) };
+        let Some(file) = self.store()?.open_to_verify(digest) else { return Ok(None) };
         let mut hashed = Hashed::new(digest);
         let is_right = loop {
-            match hashed.next(&*open.file) {
+            match hashed.next(&*file) {
                 Ok(0) => break hashed.is(digest),
                 Ok(count) => {
-                    if !self.sleep_beside_folder(Duration::from_secs_f64(count as f64 / FASTEST as f64))? {
+                    let pause = Duration::from_secs_f64(count as f64 / FASTEST as f64);
+                    if !self.sleep_while(pause, |store| store.is_there(digest))? {
                         return Ok(None);
                     }
                 }
                 Err(_) => break false,
             }
         };
-        let bytes = open.file.len().unwrap_or(0);
-        drop(open);
+        let bytes = file.len().unwrap_or(0);
+        drop(file);
         let store = self.store()?;
         // What is read from a folder that is gone says nothing of the content that may be there later.
         if store.catalog.folder.check().is_err() {
@@ -186,11 +187,6 @@ impl Scrubber {
 
     fn sleep(&self, duration: Duration) -> Result<(), Closed> {
         self.sleep_while(duration, |_| true).map(drop)
-    }
-
-    /// Sleeps for so long, or until the folder goes. Tells whether it is there.
-    fn sleep_beside_folder(&self, duration: Duration) -> Result<bool, Closed> {
-        self.sleep_while(duration, |store| store.catalog.folder.check().is_ok())
     }
 
     /// Sleeps for so long, or until `may_go_on` says no. Tells whether it never did.
@@ -244,19 +240,14 @@ impl Hashed {
     }
 }
 
-/// A content that is open to be verified: meanwhile it is not evicted.
-struct OpenContent {
-    file: Arc<dyn StoredFile>,
-    _hold: Hold,
-}
-
 /// All of these block.
 impl Blobs {
-    /// Verifies one content as fast as the disk gives it. What is wrong is opened and read once more before it is removed: in the
+    /// Verifies one content as fast as the disk gives it; meanwhile it is not evicted. What is wrong is opened and read once more before it is removed: in the
     /// meantime it may have been replaced by what is right.
     pub(super) fn verify(&self, digest: &Digest) -> Verdict {
-        let Some(open) = self.open_to_verify(digest) else { return Verdict::Absent };
-        if matches!(Hashed::all(digest, &*open.file), Ok(true)) {
+        let Some(_hold) = self.holds.hold(digest) else { return Verdict::Absent };
+        let Some(file) = self.open_to_verify(digest) else { return Verdict::Absent };
+        if matches!(Hashed::all(digest, &*file), Ok(true)) {
             return Verdict::Right;
         }
         let path = self.layout.blob(digest);
@@ -278,12 +269,15 @@ impl Blobs {
         Verdict::Removed
     }
 
-    /// Nothing if it is not there, or is going.
-    fn open_to_verify(&self, digest: &Digest) -> Option<OpenContent> {
-        let hold = self.holds.hold(digest)?;
+    /// Whether the folder is there, and the content in it.
+    fn is_there(&self, digest: &Digest) -> bool {
+        self.fs.metadata(&self.layout.blob(digest)).is_ok_and(|file| file.is_file)
+    }
+
+    fn open_to_verify(&self, digest: &Digest) -> Option<Arc<dyn StoredFile>> {
         let path = self.layout.blob(digest);
         match self.fs.open(&path) {
-            Ok(file) => Some(OpenContent { file, _hold: hold }),
+            Ok(file) => Some(file),
             Err(error) => {
                 if error.kind() != io::ErrorKind::NotFound {
                     self.health.disk_error(Operation::OpenBlob, &path, &error);

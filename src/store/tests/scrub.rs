@@ -105,3 +105,25 @@ async fn what_was_verified_before_a_restart_is_not_verified_again_before_the_res
         assert!(!store.blobs.holds.is_held(&digests[round % 4]));
     }
 }
+
+/// Where the cache has no room for more than what is verified at the moment, that goes like any other content.
+#[tokio::test]
+async fn what_is_being_verified_makes_room() {
+    const MIB: usize = 1 << 20;
+    let home = Home::new();
+    let store = home.open_on(50 << 20, Arc::new(OsFileSystem)).await;
+    let large = bytes(1, 40 * MIB);
+    let file = home.blob(&Digest::sha256(&large));
+    drop(put(&store, &large).await.unwrap());
+    let is_open = || {
+        let open = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+        open.filter_map(|open| std::fs::read_link(open.path()).ok())
+            .any(|open| open.to_string_lossy().trim_end_matches(" (deleted)") == file.to_string_lossy())
+    };
+    store.scrub(Duration::from_secs(2)).unwrap();
+    eventually("it is read", is_open).await;
+    drop(put(&store, &bytes(2, 20 * MIB)).await.unwrap());
+    assert!(!file.exists());
+    eventually("its room on the disk is free", || !is_open()).await;
+    assert_eq!((store.stats().damaged, store.stats().bytes), (0, 20 << 20));
+}
