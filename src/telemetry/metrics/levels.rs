@@ -75,7 +75,7 @@ impl LevelGauges {
         );
         registry.register_with_unit(
             "cache_capacity",
-            "Bytes that the cache may take",
+            "Bytes that the cache may take; 0 as long as they are a share of a file system that has not been seen",
             Unit::Bytes,
             this.cache_capacity_bytes.clone(),
         );
