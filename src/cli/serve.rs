@@ -193,17 +193,17 @@ async fn serve(file: Option<&Path>, config: &Config) -> anyhow::Result<()> {
 
     let running = Running { file: file.map(Path::to_owned), config: config.clone(), certificate };
     let keeping_up = signals.take_hangups().map(|hangups| tokio::spawn(running.keep_up(hangups)));
-    let serving = listener.serve(stopped(stopping));
-    tokio::pin!(serving);
+    // A task, so that connections are accepted where they are served: this one runs on a thread of its own.
+    let mut serving = tokio::spawn(listener.serve(stopped(stopping)));
     tokio::select! {
-        () = &mut serving => {}
+        served = &mut serving => served.context("the listener has failed")?,
         name = signals.next() => {
             tracing::info!(signal = name, "stopping: answers under way are finished first");
             is_draining.store(true, Ordering::Relaxed);
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
             stop.send_replace(true);
             tokio::select! {
-                () = &mut serving => {}
+                served = &mut serving => served.context("the listener has failed")?,
                 name = signals.next() => tracing::warn!(signal = name, "stopping at once"),
             }
         }

@@ -25,7 +25,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 
 use super::body::Body;
-use super::connection::{Courier, Guard, Limits, Lingering, Outbox, Turn};
+use super::connection::{Courier, Guard, Limits, Lingering, Outbox, Senders, Turn};
 use super::registry::{Client, Registry};
 use crate::fill::FillError;
 use crate::telemetry::Metrics;
@@ -74,6 +74,7 @@ pub struct Listener {
     settings: Settings,
     metrics: Arc<Metrics>,
     clients: Arc<Clients>,
+    senders: Senders,
 }
 
 /// How many connections each address has.
@@ -83,7 +84,7 @@ struct Clients(Mutex<HashMap<IpAddr, usize>>);
 /// A client's place among the connections; given back when it is dropped.
 struct Seat {
     clients: Arc<Clients>,
-    address: IpAddr,
+    client: SocketAddr,
     metrics: Arc<Metrics>,
     _permit: OwnedSemaphorePermit,
 }
@@ -103,9 +104,21 @@ impl Listener {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         // Else the port cannot be had for a minute after a restart.
         socket.set_reuseaddr(true)?;
+        // What follows goes over to what is accepted. Without it all works, more slowly or at a higher price.
+        // Answers are written when they are ready; waiting to fill a segment only delays small ones.
+        let _ = socket.set_nodelay(true);
+        let _ = SockRef::from(&socket).set_tcp_notsent_lowat(UNSENT_MAX_BYTES);
         socket.bind(address)?;
         let socket = socket.listen(BACKLOG)?;
-        Ok(Self { socket, tls: tls.map(TlsAcceptor::from), registry, settings, metrics, clients: Arc::default() })
+        Ok(Self {
+            socket,
+            tls: tls.map(TlsAcceptor::from),
+            registry,
+            settings,
+            metrics,
+            clients: Arc::default(),
+            senders: Senders::new(),
+        })
     }
 
     /// # Errors
@@ -126,7 +139,8 @@ impl Listener {
                 accepted = self.accept(&places) => accepted,
             };
             if let Some((stream, seat)) = accepted {
-                tokio::spawn(serve(stream, seat, self.tls.clone(), self.registry.clone(), graceful.watcher()));
+                let senders = self.senders.clone();
+                tokio::spawn(serve(stream, seat, self.tls.clone(), self.registry.clone(), senders, graceful.watcher()));
             }
         }
         drop(self.socket);
@@ -144,12 +158,10 @@ impl Listener {
                 return None;
             }
         };
-        // Without it all works, and slow clients cost the system more.
-        let _ = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_MAX_BYTES);
-        let address = client.ip().to_canonical();
-        let seat = self.clients.seat(address, self.settings.max_connections_per_client, permit, &self.metrics);
+        let client = SocketAddr::new(client.ip().to_canonical(), client.port());
+        let seat = self.clients.seat(client, self.settings.max_connections_per_client, permit, &self.metrics);
         if seat.is_none() {
-            tracing::debug!(client = %address, "a client has all the connections that it may have");
+            tracing::debug!(client = %client.ip(), "a client has all the connections that it may have");
         }
         seat.map(|seat| (stream, seat))
     }
@@ -157,16 +169,14 @@ impl Listener {
 
 /// Serves one connection to its end. What it needs for that is in memory as long as the client stays, whatever the client does:
 /// so this future is kept small, and what only some connections need is in a box.
-async fn serve(stream: TcpStream, seat: Seat, tls: Option<TlsAcceptor>, registry: Registry, watcher: Watcher) {
-    // Answers are written when they are ready; waiting to fill a segment only delays small ones. Without it all works, more slowly.
-    let _ = stream.set_nodelay(true);
-    let address = SocketAddr::new(seat.address, stream.peer_addr().map_or(0, |peer| peer.port()));
+async fn serve(stream: TcpStream, seat: Seat, tls: Option<TlsAcceptor>, registry: Registry, senders: Senders, watcher: Watcher) {
+    let address = seat.client;
     let stream = Lingering::new(stream);
     match tls {
         None => {
             let outbox = Outbox::default();
             let client = Client { address, outbox: Some(outbox.clone()) };
-            serve_http1(Courier::new(stream, outbox), client, registry, watcher).await;
+            serve_http1(Courier::new(stream, outbox, senders), client, registry, watcher).await;
         }
         Some(tls) => Box::pin(serve_tls(tls, stream, Client { address, outbox: None }, registry, watcher)).await,
     }
@@ -277,29 +287,29 @@ impl Drop for TurnTaker {
 impl Clients {
     fn seat(
         self: &Arc<Self>,
-        address: IpAddr,
+        client: SocketAddr,
         most: usize,
         permit: OwnedSemaphorePermit,
         metrics: &Arc<Metrics>,
     ) -> Option<Seat> {
         let mut clients = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken = clients.entry(address).or_default();
+        let taken = clients.entry(client.ip()).or_default();
         if *taken >= most {
             return None;
         }
         *taken += 1;
         metrics.connection_opened();
-        Some(Seat { clients: Arc::clone(self), address, metrics: Arc::clone(metrics), _permit: permit })
+        Some(Seat { clients: Arc::clone(self), client, metrics: Arc::clone(metrics), _permit: permit })
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
         let mut clients = self.clients.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(taken) = clients.get_mut(&self.address) {
+        if let Some(taken) = clients.get_mut(&self.client.ip()) {
             *taken -= 1;
             if *taken == 0 {
-                clients.remove(&self.address);
+                clients.remove(&self.client.ip());
             }
         }
         self.metrics.connection_closed();

@@ -25,11 +25,15 @@ pub(in crate::server) struct Lingering {
     stream: Option<TcpStream>,
     /// The client has closed its side, or the connection has failed: there is nothing to wait for.
     is_over: bool,
+    /// We have said that nothing more will come.
+    is_shut: bool,
+    /// Only full segments go out.
+    is_corked: bool,
 }
 
 impl Lingering {
     pub(in crate::server) fn new(stream: TcpStream) -> Self {
-        Self { stream: Some(stream), is_over: false }
+        Self { stream: Some(stream), is_over: false, is_shut: false, is_corked: false }
     }
 
     /// Has the system send `count` bytes of `file`, from `offset` on, or some of them. None were sent if the file ends there.
@@ -46,6 +50,19 @@ impl Lingering {
         let Some(file) = file.descriptor() else { return Poll::Ready(Err(io::ErrorKind::Unsupported.into())) };
         let count = usize::try_from(count).map_or(SENT_AT_ONCE, |count| count.min(SENT_AT_ONCE));
         self.poll_output(cx, |socket| Ok(rustix::fs::sendfile(socket, file, Some(&mut offset.clone()), count)?))
+    }
+
+    /// Until the next flush, what does not fill a segment waits for what comes after it (`TCP_CORK`, tcp(7)).
+    pub(super) fn cork(&mut self) {
+        self.set_corked(true);
+    }
+
+    fn set_corked(&mut self, is_corked: bool) {
+        if let Some(stream) = self.stream.as_ref().filter(|_| self.is_corked != is_corked) {
+            // It cannot fail on a TCP socket; if it did, segments would be smaller, or the last of them late.
+            let _ = rustix::net::sockopt::set_tcp_cork(stream, is_corked);
+            self.is_corked = is_corked;
+        }
     }
 
     /// Sends some of `slices`, after which more comes at once.
@@ -86,9 +103,12 @@ impl Drop for Lingering {
     fn drop(&mut self) {
         let Some(mut stream) = self.stream.take().filter(|_| !self.is_over) else { return };
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let is_shut = self.is_shut;
         runtime.spawn(async move {
             let close = async {
-                stream.shutdown().await?;
+                if !is_shut {
+                    stream.shutdown().await?;
+                }
                 let mut dropped = vec![0; 16 << 10];
                 while stream.read(&mut dropped).await? > 0 {}
                 io::Result::Ok(())
@@ -129,10 +149,13 @@ impl AsyncWrite for Lingering {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.set_corked(false);
         self.poll(|stream| stream.poll_flush(cx), |()| false)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll(|stream| stream.poll_shutdown(cx), |()| false)
+        let result = self.poll(|stream| stream.poll_shutdown(cx), |()| false);
+        self.is_shut |= matches!(result, Poll::Ready(Ok(())));
+        result
     }
 }

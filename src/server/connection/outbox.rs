@@ -2,10 +2,16 @@
 //! memory only, so it is given bytes that merely stand for those in the file; when they come out of it below, the file's are sent
 //! in their place. That hyper hands on what it was given, uncopied, is what this rests on: were it ever otherwise, the connection
 //! ends with an error, and nothing wrong has been sent.
+//!
+//! A file goes out call by call, and each acknowledgement that comes in between would have the system send what there is of the next
+//! segment. Where one client reads a large blob, these small ones cost a third of the throughput and as much again of the processor
+//! time, so they are held back. With more senders than processors it is the other way round, on one machine at least: what comes in
+//! small pieces wakes a client early, beside the server and while the bytes are in that processor's cache.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
@@ -24,16 +30,31 @@ static STAND_INS: [u8; EXTENT_MAX_BYTES] = [0; EXTENT_MAX_BYTES];
 #[derive(Clone, Default)]
 pub(in crate::server) struct Outbox(Arc<Mutex<VecDeque<Extent>>>);
 
+/// How many extents are going out, on all connections.
+#[derive(Clone)]
+pub(in crate::server) struct Senders {
+    count: Arc<AtomicUsize>,
+    /// How many are few: no more than there are processors.
+    few: usize,
+}
+
+/// One of the [`Senders`], until it is dropped.
+struct Sender(Arc<AtomicUsize>);
+
 /// A client's stream that sends from files.
 pub(in crate::server) struct Courier {
     stream: Lingering,
     outbox: Outbox,
+    senders: Senders,
     /// What is going out.
     sending: Option<Sending>,
+    /// How many extents went out last, with nothing between them.
+    in_a_row: u32,
 }
 
 /// An extent that is going out.
 struct Sending {
+    _sender: Sender,
     by: Way,
     /// How many bytes are still to go.
     left: u64,
@@ -63,14 +84,35 @@ impl Outbox {
     }
 }
 
+impl Senders {
+    pub(in crate::server) fn new() -> Self {
+        Self { count: Arc::default(), few: std::thread::available_parallelism().map_or(1, usize::from) }
+    }
+
+    fn join(&self) -> Sender {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        Sender(Arc::clone(&self.count))
+    }
+
+    fn are_few(&self) -> bool {
+        self.count.load(Ordering::Relaxed) <= self.few
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Whether `bytes` are to be replaced.
 fn is_stand_in(bytes: &[u8]) -> bool {
     STAND_INS.as_ptr_range().contains(&bytes.as_ptr())
 }
 
 impl Courier {
-    pub(in crate::server) fn new(stream: Lingering, outbox: Outbox) -> Self {
-        Self { stream, outbox, sending: None }
+    pub(in crate::server) fn new(stream: Lingering, outbox: Outbox, senders: Senders) -> Self {
+        Self { stream, outbox, senders, sending: None, in_a_row: 0 }
     }
 
     /// Sends some of the extent whose turn it is.
@@ -112,7 +154,11 @@ impl Courier {
         if let Poll::Ready(Ok(count)) = outcome {
             sending.left -= count as u64;
         }
-        self.sending = Some(sending).filter(|sending| sending.left > 0);
+        if sending.left > 0 {
+            self.sending = Some(sending);
+        } else {
+            self.in_a_row = self.in_a_row.saturating_add(1);
+        }
         outcome
     }
 }
@@ -151,10 +197,12 @@ impl AsyncWrite for Courier {
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        if self.sending.is_none() {
-            self.sending = self.outbox.take().map(|extent| Sending { left: extent.len(), by: Way::File(extent) });
+        let is_new = self.sending.is_none();
+        if is_new && let Some(extent) = self.outbox.take() {
+            self.sending = Some(Sending { _sender: self.senders.join(), left: extent.len(), by: Way::File(extent) });
         }
         let Some(sending) = &self.sending else {
+            self.in_a_row = 0;
             return Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
         };
         let (before, from) = slices.split_at(slices.iter().position(|slice| is_stand_in(slice)).unwrap_or(slices.len()));
@@ -162,8 +210,13 @@ impl AsyncWrite for Courier {
             return Poll::Ready(Err(lost()));
         }
         if before.iter().all(|slice| slice.is_empty()) {
+            // A body that is smaller than two extents is over before this makes a difference.
+            if is_new && self.in_a_row > 0 && self.senders.are_few() {
+                self.stream.cork();
+            }
             return self.poll_send(cx);
         }
+        self.in_a_row = 0;
         self.stream.poll_send_before(cx, before)
     }
 
@@ -213,7 +266,14 @@ mod tests {
             let content: Vec<u8> = (0..SIZE).map(|at| u8::try_from(at % 251).unwrap()).collect();
             let file = OsFileSystem.create(&dir.path().join("content")).unwrap();
             file.write_all_at(&content, 0).unwrap();
-            Self { courier: Courier::new(Lingering::new(stream), outbox.clone()), outbox, client, content, file, _dir: dir }
+            Self {
+                courier: Courier::new(Lingering::new(stream), outbox.clone(), Senders::new()),
+                outbox,
+                client,
+                content,
+                file,
+                _dir: dir,
+            }
         }
 
         fn post(&self, range: Range<usize>, rest: Vec<Result<Bytes, FillError>>) -> Bytes {
