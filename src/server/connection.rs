@@ -6,5 +6,5 @@ mod linger;
 mod outbox;
 
 pub(super) use guard::{Guard, Limits, Turn};
-pub(super) use linger::Lingering;
+pub(super) use linger::{Lingering, UNSENT_MAX_BYTES};
 pub(super) use outbox::{Courier, Outbox, Senders};

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
-use http::{Request, Response};
-use http_body::{Frame, SizeHint};
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response};
+use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -25,7 +26,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 
 use super::body::Body;
-use super::connection::{Courier, Guard, Limits, Lingering, Outbox, Senders, Turn};
+use super::connection::{Courier, Guard, Limits, Lingering, Outbox, Senders, Turn, UNSENT_MAX_BYTES};
 use super::registry::{Client, Registry};
 use crate::fill::FillError;
 use crate::telemetry::Metrics;
@@ -47,11 +48,6 @@ const HEAD_MAX_BYTES: usize = 32 << 10;
 /// Connections that may wait to be accepted; the system has a limit of its own (`net.core.somaxconn`). A rollout has hundreds of
 /// clients connect at once, and those that find the queue full wait a second or more before they try again.
 const BACKLOG: u32 = 4096;
-
-/// How much of a body may wait in the system's send buffer before it goes out, in bytes; the rest waits in the file. Without a limit
-/// the buffer grows to megabytes, and a thousand clients that take nothing exhaust the memory that the system has for TCP
-/// (`net.ipv4.tcp_mem`): then all connections crawl, those to the upstreams too. More of it makes nobody faster, either.
-const UNSENT_MAX_BYTES: u32 = 256 << 10;
 
 /// How long to wait before accepting again after the process ran out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -171,36 +167,40 @@ impl Listener {
 /// so this future is kept small, and what only some connections need is in a box.
 async fn serve(stream: TcpStream, seat: Seat, tls: Option<TlsAcceptor>, registry: Registry, senders: Senders, watcher: Watcher) {
     let address = seat.client;
-    let stream = Lingering::new(stream);
+    let turn = Turn::alternating();
+    let stream = Lingering::new(stream, turn.clone());
     match tls {
         None => {
             let outbox = Outbox::default();
             let client = Client { address, outbox: Some(outbox.clone()) };
-            serve_http1(Courier::new(stream, outbox, senders), client, registry, watcher).await;
+            serve_http1(Courier::new(stream, outbox, senders), client, turn, registry, watcher).await;
         }
-        Some(tls) => Box::pin(serve_tls(tls, stream, Client { address, outbox: None }, registry, watcher)).await,
+        Some(tls) => Box::pin(serve_tls(tls, stream, Client { address, outbox: None }, turn, registry, watcher)).await,
     }
 }
 
-async fn serve_tls(tls: TlsAcceptor, stream: Lingering, client: Client, registry: Registry, watcher: Watcher) {
+async fn serve_tls(tls: TlsAcceptor, stream: Lingering, client: Client, turn: Turn, registry: Registry, watcher: Watcher) {
     match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
         Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
             Box::pin(serve_http2(stream, client, registry, watcher)).await;
         }
-        Ok(Ok(stream)) => Box::pin(serve_http1(stream, client, registry, watcher)).await,
+        Ok(Ok(stream)) => Box::pin(serve_http1(stream, client, turn, registry, watcher)).await,
         Ok(Err(error)) => tracing::debug!(client = %client.address, %error, "TLS handshake failed"),
         Err(_) => tracing::debug!(client = %client.address, "TLS handshake took too long"),
     }
 }
 
-async fn serve_http1<S>(stream: S, client: Client, registry: Registry, watcher: Watcher)
+async fn serve_http1<S>(stream: S, client: Client, turn: Turn, registry: Registry, watcher: Watcher)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (turn, address) = (Turn::alternating(), client.address);
+    let address = client.address;
     let guard = Guard::new(stream, turn.clone(), LIMITS);
     let service = service_fn(move |request: Request<Incoming>| {
         turn.ours();
+        if is_last(&request) {
+            turn.last();
+        }
         // hyper keeps room for this as long as the connection lasts: in a box, it is there while there is something to answer.
         answer(registry.clone(), request, client.clone(), turn.clone()).boxed()
     });
@@ -232,6 +232,12 @@ where
         .auto_date_header(false)
         .serve_connection(TokioIo::new(guard), service);
     finished(address, watcher.watch(connection).await);
+}
+
+/// Whether a client has said that nothing comes after its request (RFC 9112 section 9.6), and the request has no body.
+fn is_last(request: &Request<Incoming>) -> bool {
+    let says_close = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"close");
+    request.headers().get(CONNECTION).is_some_and(says_close) && request.body().is_end_stream()
 }
 
 async fn answer(

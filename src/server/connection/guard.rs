@@ -4,7 +4,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -29,9 +29,16 @@ pub(in crate::server) struct Limits {
     pub(in crate::server) stalled: Duration,
 }
 
-/// Whose turn it is on an HTTP/1 connection. Shared between the guard and the service.
+/// Whose turn it is on an HTTP/1 connection. Shared between the guard, the service and the stream.
 #[derive(Clone, Debug)]
-pub(in crate::server) struct Turn(Arc<AtomicU8>);
+pub(in crate::server) struct Turn(Arc<State>);
+
+#[derive(Debug)]
+struct State {
+    turn: AtomicU8,
+    /// The client has said that it sends nothing after this request.
+    is_last: AtomicBool,
+}
 
 /// The client is to send a request.
 const CLIENT: u8 = 0;
@@ -60,17 +67,30 @@ pub(in crate::server) struct Guard<S> {
 }
 
 impl Turn {
+    fn new(turn: u8) -> Self {
+        Self(Arc::new(State { turn: AtomicU8::new(turn), is_last: AtomicBool::new(false) }))
+    }
+
     pub(in crate::server) fn alternating() -> Self {
-        Self(Arc::new(AtomicU8::new(CLIENT)))
+        Self::new(CLIENT)
     }
 
     pub(in crate::server) fn shared() -> Self {
-        Self(Arc::new(AtomicU8::new(SHARED)))
+        Self::new(SHARED)
     }
 
     /// A request has come.
     pub(in crate::server) fn ours(&self) {
         self.change(OURS);
+    }
+
+    /// The client has said that it sends nothing more.
+    pub(in crate::server) fn last(&self) {
+        self.0.is_last.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_last(&self) -> bool {
+        self.0.is_last.load(Ordering::Acquire)
     }
 
     /// hyper has all of the answer.
@@ -80,12 +100,12 @@ impl Turn {
 
     fn change(&self, to: u8) {
         if !self.is(SHARED) {
-            self.0.store(to, Ordering::Release);
+            self.0.turn.store(to, Ordering::Release);
         }
     }
 
     fn is(&self, turn: u8) -> bool {
-        self.0.load(Ordering::Acquire) == turn
+        self.0.turn.load(Ordering::Acquire) == turn
     }
 }
 

@@ -8,9 +8,11 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustix::net::{SendAncillaryBuffer, SendFlags};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::Turn;
 use crate::store::StoredFile;
 
 /// For how long, at the most, what a client still sends is read and dropped.
@@ -19,21 +21,30 @@ const LINGER: Duration = Duration::from_secs(5);
 /// How much of a file is sent in one call, in bytes. The socket is locked for so long, and what the client acknowledges meanwhile waits.
 const SENT_AT_ONCE: usize = 256 << 10;
 
+/// How much of a body may wait in the system's send buffer before it goes out, in bytes; the rest waits in the file. Without a limit
+/// the buffer grows to megabytes, and a thousand clients that take nothing exhaust the memory that the system has for TCP
+/// (`net.ipv4.tcp_mem`): then all connections crawl, those to the upstreams too.
+pub(in crate::server) const UNSENT_MAX_BYTES: u32 = 256 << 10;
+
+/// The same while a stream is corked. More than the above makes nobody faster who is one of many.
+const UNSENT_CORKED_MAX_BYTES: u32 = 1 << 20;
+
 /// A TCP stream that lingers when it is dropped: it says that nothing more will come, and waits until the client has seen that.
 pub(in crate::server) struct Lingering {
     /// `None` only while it is dropped.
     stream: Option<TcpStream>,
+    turn: Turn,
     /// The client has closed its side, or the connection has failed: there is nothing to wait for.
     is_over: bool,
     /// We have said that nothing more will come.
     is_shut: bool,
     /// Only full segments go out.
-    is_corked: bool,
+    pub(super) is_corked: bool,
 }
 
 impl Lingering {
-    pub(in crate::server) fn new(stream: TcpStream) -> Self {
-        Self { stream: Some(stream), is_over: false, is_shut: false, is_corked: false }
+    pub(in crate::server) fn new(stream: TcpStream, turn: Turn) -> Self {
+        Self { stream: Some(stream), turn, is_over: false, is_shut: false, is_corked: false }
     }
 
     /// Has the system send `count` bytes of `file`, from `offset` on, or some of them. None were sent if the file ends there.
@@ -52,16 +63,19 @@ impl Lingering {
         self.poll_output(cx, |socket| Ok(rustix::fs::sendfile(socket, file, Some(&mut offset.clone()), count)?))
     }
 
-    /// Until the next flush, what does not fill a segment waits for what comes after it (`TCP_CORK`, tcp(7)).
+    /// Until the next flush, what does not fill a segment waits for what comes after it (`TCP_CORK`, tcp(7)), and more may wait unsent.
+    /// For one of few.
     pub(super) fn cork(&mut self) {
         self.set_corked(true);
     }
 
     fn set_corked(&mut self, is_corked: bool) {
         if let Some(stream) = self.stream.as_ref().filter(|_| self.is_corked != is_corked) {
-            // It cannot fail on a TCP socket; if it did, segments would be smaller, or the last of them late.
-            let _ = rustix::net::sockopt::set_tcp_cork(stream, is_corked);
             self.is_corked = is_corked;
+            let unsent = if is_corked { UNSENT_CORKED_MAX_BYTES } else { UNSENT_MAX_BYTES };
+            // These cannot fail on a TCP socket; if they did, segments would be smaller, or the last of them late.
+            let _ = SockRef::from(stream).set_tcp_notsent_lowat(unsent);
+            let _ = SockRef::from(stream).set_tcp_cork(is_corked);
         }
     }
 
@@ -102,6 +116,11 @@ impl Lingering {
 impl Drop for Lingering {
     fn drop(&mut self) {
         let Some(mut stream) = self.stream.take().filter(|_| !self.is_over) else { return };
+        // A client that sends nothing more need not be waited for: what is still to go out to it does so after the socket is closed.
+        let has_all = || matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+        if self.is_shut && self.turn.is_last() && has_all() {
+            return;
+        }
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         let is_shut = self.is_shut;
         runtime.spawn(async move {
@@ -157,5 +176,63 @@ impl AsyncWrite for Lingering {
         let result = self.poll(|stream| stream.poll_shutdown(cx), |()| false);
         self.is_shut |= matches!(result, Poll::Ready(Ok(())));
         result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// A client, and the stream that it is at the other end of.
+    async fn connect(turn: &Turn) -> (TcpStream, Lingering) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (client, Lingering::new(listener.accept().await.unwrap().0, turn.clone()))
+    }
+
+    /// What comes of it if the client goes on to send when it has its answer.
+    async fn speak_after_the_end((mut client, mut server): (TcpStream, Lingering)) -> io::Result<()> {
+        client.write_all(b"request").await?;
+        server.read_exact(&mut [0; 7]).await?;
+        server.write_all(b"answer").await?;
+        server.shutdown().await?;
+        drop(server);
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await?;
+        assert_eq!(answer, b"answer");
+        // The first is what a reset answers, the second fails because of it.
+        for _ in 0..2 {
+            client.write_all(b"more").await?;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn what_a_client_sends_after_the_end_is_no_reason_for_a_reset() {
+        speak_after_the_end(connect(&Turn::alternating()).await).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_client_that_said_that_it_sends_nothing_more_is_not_waited_for() {
+        let turn = Turn::alternating();
+        let connection = connect(&turn).await;
+        turn.last();
+        speak_after_the_end(connection).await.unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn a_flush_ends_what_a_cork_began() {
+        let (_client, mut server) = connect(&Turn::alternating()).await;
+        let options = |server: &Lingering| {
+            let socket = SockRef::from(server.stream.as_ref().unwrap());
+            (socket.tcp_cork().unwrap(), socket.tcp_notsent_lowat().unwrap())
+        };
+        server.cork();
+        assert_eq!(options(&server), (true, UNSENT_CORKED_MAX_BYTES));
+        server.flush().await.unwrap();
+        assert_eq!(options(&server), (false, UNSENT_MAX_BYTES));
     }
 }

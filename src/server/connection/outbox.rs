@@ -242,6 +242,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
 
+    use super::super::Turn;
     use super::*;
     use crate::fill::FillError;
     use crate::store::{FileSystem, OsFileSystem, StoredFile};
@@ -267,7 +268,7 @@ mod tests {
             let file = OsFileSystem.create(&dir.path().join("content")).unwrap();
             file.write_all_at(&content, 0).unwrap();
             Self {
-                courier: Courier::new(Lingering::new(stream), outbox.clone(), Senders::new()),
+                courier: Courier::new(Lingering::new(stream, Turn::alternating()), outbox.clone(), Senders::new()),
                 outbox,
                 client,
                 content,
@@ -364,6 +365,34 @@ mod tests {
             let (got, outcome) = bed.write(queue).await;
             assert!(outcome.is_err() && got.is_empty(), "{} bytes, {outcome:?}", got.len());
         }
+    }
+
+    #[tokio::test]
+    async fn full_segments_only_go_to_one_of_few_and_in_long_bodies() {
+        let mut bed = Bed::new().await;
+        let mut client = bed.client;
+        tokio::spawn(async move { while client.read(&mut [0; 4096]).await.unwrap() > 0 {} });
+        bed.courier.senders.few = 1;
+        let others = bed.courier.senders.clone();
+        let mut is_corked = Vec::new();
+        for (before, is_busy) in [("head", false), ("", false), ("", true), ("", false), ("head", false), ("", false)] {
+            let _other = is_busy.then(|| others.join());
+            let range = 0..SIZE as u64;
+            let stand_in = bed.outbox.post(Extent::of(Arc::clone(&bed.file), range, stream::empty().boxed()));
+            let mut left = before.len() + stand_in.len();
+            while left > 0 {
+                let (head, rest) = match left.checked_sub(stand_in.len()) {
+                    Some(head) => (&before[before.len() - head..], &stand_in[..]),
+                    None => ("", &stand_in[stand_in.len() - left..]),
+                };
+                let slices = [IoSlice::new(head.as_bytes()), IoSlice::new(rest)];
+                left -= poll_fn(|cx| Pin::new(&mut bed.courier).poll_write_vectored(cx, &slices)).await.unwrap();
+            }
+            is_corked.push(bed.courier.stream.is_corked);
+            bed.courier.flush().await.unwrap();
+        }
+        assert_eq!(is_corked, [false, true, false, true, false, true]);
+        assert_eq!(others.count.load(Ordering::Relaxed), 0);
     }
 
     #[tokio::test]
