@@ -97,15 +97,7 @@ impl Listener {
         settings: Settings,
         metrics: Arc<Metrics>,
     ) -> io::Result<Self> {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        // Else the port cannot be had for a minute after a restart.
-        socket.set_reuseaddr(true)?;
-        // What follows goes over to what is accepted. Without it all works, more slowly or at a higher price.
-        // Answers are written when they are ready; waiting to fill a segment only delays small ones.
-        let _ = socket.set_nodelay(true);
-        let _ = SockRef::from(&socket).set_tcp_notsent_lowat(UNSENT_MAX_BYTES);
-        socket.bind(address)?;
-        let socket = socket.listen(BACKLOG)?;
+        let socket = listen(address)?;
         Ok(Self {
             socket,
             tls: tls.map(TlsAcceptor::from),
@@ -161,6 +153,19 @@ impl Listener {
         }
         seat.map(|seat| (stream, seat))
     }
+}
+
+/// A socket that listens at `address`. What is accepted from it has its options.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // Else the port cannot be had for a minute after a restart.
+    socket.set_reuseaddr(true)?;
+    // Answers are written when they are ready; waiting to fill a segment only delays small ones. Without it all works, more slowly.
+    let _ = socket.set_nodelay(true);
+    // Without it all works, and slow clients cost the system more.
+    let _ = SockRef::from(&socket).set_tcp_notsent_lowat(UNSENT_MAX_BYTES);
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Serves one connection to its end. What it needs for that is in memory as long as the client stays, whatever the client does:
@@ -319,5 +324,19 @@ impl Drop for Seat {
             }
         }
         self.metrics.connection_closed();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_accepted_has_the_options_of_the_listener() {
+        let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let stream = listener.accept().await.unwrap().0;
+        assert!(stream.nodelay().unwrap());
+        assert_eq!(SockRef::from(&stream).tcp_notsent_lowat().unwrap(), UNSENT_MAX_BYTES);
     }
 }
