@@ -116,9 +116,10 @@ impl Lingering {
 impl Drop for Lingering {
     fn drop(&mut self) {
         let Some(mut stream) = self.stream.take().filter(|_| !self.is_over) else { return };
-        // A client that sends nothing more need not be waited for: what is still to go out to it does so after the socket is closed.
+        // A client that sends nothing more need not be waited for: what is still to go out to it does so after the socket is closed, and
+        // the end (FIN) behind it.
         let has_all = || matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock);
-        if self.is_shut && self.turn.is_last() && has_all() {
+        if self.turn.is_last() && has_all() {
             return;
         }
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
@@ -173,6 +174,10 @@ impl AsyncWrite for Lingering {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // It is closed next, which does the same.
+        if self.turn.is_last() {
+            return Poll::Ready(Ok(()));
+        }
         let result = self.poll(|stream| stream.poll_shutdown(cx), |()| false);
         self.is_shut |= matches!(result, Poll::Ready(Ok(())));
         result
