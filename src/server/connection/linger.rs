@@ -116,10 +116,10 @@ impl Lingering {
 impl Drop for Lingering {
     fn drop(&mut self) {
         let Some(mut stream) = self.stream.take().filter(|_| !self.is_over) else { return };
-        // A client that sends nothing more need not be waited for: what is still to go out to it does so after the socket is closed, and
-        // the end (FIN) behind it.
-        let has_all = || matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock);
-        if self.turn.is_last() && has_all() {
+        // A client that has said so, and keeps to it, is not waited for: what is still to go out to it does so after the socket is closed,
+        // and the end (FIN) behind it.
+        let is_silent = || matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+        if self.turn.is_last() && is_silent() {
             return;
         }
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
