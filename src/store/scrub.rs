@@ -157,50 +157,42 @@ impl Scrubber {
     }
 
     /// Reads one content, no faster than a disk can bear. Gives its size if it is right. That takes a while: it is not held, and may go
-    /// meanwhile, and the folder as well. Then this ends, since a file that is open keeps its room on the disk, and a file system from
-    /// being unmounted for good.
+    /// meanwhile, and the folder as well. So it is open only while a piece of it is read: a file that is open keeps its room on the disk,
+    /// and a file system from being unmounted for good.
     fn read(&self, digest: &Digest) -> Result<Option<u64>, Closed> {
-        let Some(file) = self.store()?.open_to_verify(digest) else { return Ok(None) };
         let mut hashed = Hashed::new(digest);
         let is_right = loop {
-            match hashed.next(&*file) {
+            let Some(file) = self.store()?.open_to_verify(digest) else { return Ok(None) };
+            let read = hashed.read(&*file);
+            drop(file);
+            match read {
                 Ok(0) => break hashed.is(digest),
                 Ok(count) => {
-                    let pause = Duration::from_secs_f64(count as f64 / FASTEST as f64);
-                    if !self.sleep_while(pause, |store| store.is_there(digest))? {
-                        return Ok(None);
-                    }
+                    hashed.take(count);
+                    self.sleep(Duration::from_secs_f64(count as f64 / FASTEST as f64))?;
                 }
                 Err(_) => break false,
             }
         };
-        let bytes = file.len().unwrap_or(0);
-        drop(file);
         let store = self.store()?;
         // What is read from a folder that is gone says nothing of the content that may be there later.
         if store.catalog.folder.check().is_err() {
             return Ok(None);
         }
-        // It may be another file by now; or the disk was not well.
-        Ok((is_right || store.verify(digest) == Verdict::Right).then_some(bytes))
+        // Its pieces may be of two files, one after the other; or the disk was not well.
+        Ok((is_right || store.verify(digest) == Verdict::Right).then_some(hashed.position))
     }
 
+    /// Sleeps for so long, unless the store is closed meanwhile.
     fn sleep(&self, duration: Duration) -> Result<(), Closed> {
-        self.sleep_while(duration, |_| true).map(drop)
-    }
-
-    /// Sleeps for so long, or until `may_go_on` says no. Tells whether it never did.
-    fn sleep_while(&self, duration: Duration, may_go_on: impl Fn(&Blobs) -> bool) -> Result<bool, Closed> {
         let mut left = duration;
         while !left.is_zero() {
             let nap = left.min(NAP);
             thread::sleep(nap);
             left -= nap;
-            if !may_go_on(&*self.store()?) {
-                return Ok(false);
-            }
+            self.store()?;
         }
-        Ok(true)
+        Ok(())
     }
 
     fn store(&self) -> Result<Arc<Blobs>, Closed> {
@@ -220,23 +212,30 @@ impl Hashed {
         Self { hasher: Hasher::new(digest.algorithm()), position: 0, buffer: vec![0; CHUNK] }
     }
 
-    /// Hashes some more of it. Gives how many bytes; 0 at the end.
-    fn next(&mut self, file: &dyn StoredFile) -> io::Result<usize> {
-        let count = file.read_at(&mut self.buffer, self.position)?;
-        self.hasher.update(&self.buffer[..count]);
-        self.position += count as u64;
-        Ok(count)
+    /// Reads the next piece of it. Gives how many bytes; 0 at the end.
+    fn read(&mut self, file: &dyn StoredFile) -> io::Result<usize> {
+        file.read_at(&mut self.buffer, self.position)
     }
 
-    fn is(self, digest: &Digest) -> bool {
-        self.hasher.finish() == *digest
+    /// Hashes so many bytes that were read.
+    fn take(&mut self, count: usize) {
+        self.hasher.update(&self.buffer[..count]);
+        self.position += count as u64;
+    }
+
+    fn is(&self, digest: &Digest) -> bool {
+        self.hasher.clone().finish() == *digest
     }
 
     /// Hashes all of it.
     fn all(digest: &Digest, file: &dyn StoredFile) -> io::Result<bool> {
         let mut hashed = Self::new(digest);
-        while hashed.next(file)? > 0 {}
-        Ok(hashed.is(digest))
+        loop {
+            match hashed.read(file)? {
+                0 => return Ok(hashed.is(digest)),
+                count => hashed.take(count),
+            }
+        }
     }
 }
 
@@ -269,11 +268,7 @@ impl Blobs {
         Verdict::Removed
     }
 
-    /// Whether the folder is there, and the content in it.
-    fn is_there(&self, digest: &Digest) -> bool {
-        self.fs.metadata(&self.layout.blob(digest)).is_ok_and(|file| file.is_file)
-    }
-
+    /// Nothing if it is not there.
     fn open_to_verify(&self, digest: &Digest) -> Option<Arc<dyn StoredFile>> {
         let path = self.layout.blob(digest);
         match self.fs.open(&path) {
