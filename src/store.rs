@@ -27,6 +27,7 @@ mod inspect;
 mod layout;
 mod limits;
 mod name;
+mod open_files;
 mod parts;
 mod pinning;
 mod refs;
@@ -53,6 +54,7 @@ use self::folder::Folder;
 use self::health::{Health, Operation};
 use self::holds::{Hold, Holds};
 use self::layout::Layout;
+use self::open_files::OpenFiles;
 use self::parts::Parts;
 use self::refs::Refs;
 use crate::oci::Digest;
@@ -68,6 +70,7 @@ pub use ingest::{Ingest, PartWriter};
 pub use inspect::{Image, InspectError, Inspection, Wanted};
 pub use limits::Limits;
 pub use name::{Name, NameError, Pin};
+pub use open_files::OPEN_FILES_MAX;
 pub use parts::PartMap;
 pub use pinning::{PinError, Pinned, PinnedBytes};
 pub use removal::{Removal, RemovalError};
@@ -206,6 +209,7 @@ impl Store {
             margin: AtomicU64::new(0),
             allowance: Mutex::default(),
             holds: Holds::default(),
+            open_files: OpenFiles::default(),
             claims: Exclusive::new(),
             evicting: Mutex::default(),
             evictions: AtomicU64::new(0),
@@ -224,6 +228,9 @@ impl Store {
     /// Opens content for reading. What is missing, short, empty though it should not be, or cannot be read is a miss; where that
     /// shows a file to be wrong, it is removed.
     pub async fn get(&self, digest: &Digest) -> Option<Content> {
+        if let Some(content) = self.blobs.get_open(digest) {
+            return Some(content);
+        }
         let (blobs, digest) = (Arc::clone(&self.blobs), *digest);
         off_thread(move || blobs.get(&digest)).await.ok().flatten()
     }

@@ -31,10 +31,8 @@ pub(crate) struct Plan {
     hot_small: u64,
     /// In bytes.
     hot_middle: u64,
-    /// What a round's reads of a hot blob come to at least, in bytes. Processor time is told in hundredths of a second: this must be
-    /// enough for many of them.
-    pub(crate) hot_bytes: u64,
-    /// How long requests for a manifest go on in a round.
+    /// How long requests for what is hot go on in a round. Processor time is told in hundredths of a second: this must be enough for
+    /// many of them.
     pub(crate) load: Duration,
     /// The layers of the cold image, in bytes.
     cold_layers: [u64; 8],
@@ -56,7 +54,6 @@ impl Plan {
             slow_rounds: 3,
             hot_small: 1 << 20,
             hot_middle: 64 << 20,
-            hot_bytes: 1_200_000_000,
             load: Duration::from_millis(1500),
             cold_layers: [150, 100, 60, 40, 25, 15, 8, 3].map(|megabytes| megabytes * 1_000_000),
             herd_blob: 210_000_000,
@@ -73,7 +70,6 @@ impl Plan {
             slow_rounds: 1,
             hot_small: 1 << 20,
             hot_middle: 8 << 20,
-            hot_bytes: 100_000_000,
             load: Duration::from_millis(300),
             cold_layers: [15, 10, 6, 4, 3, 2, 1, 1].map(|megabytes| megabytes * 1_000_000),
             herd_blob: 20_000_000,

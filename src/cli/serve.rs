@@ -29,7 +29,7 @@ use crate::config::{self, Config};
 use crate::fill::{Fills, Lanes, Limits};
 use crate::mirror::{Mirror, PrefetchObserver, Timing};
 use crate::server::{Certificate, Listener, Registry as RegistryApi, Settings, Tool, admin_router};
-use crate::store::{OsFileSystem, Store, StoreConfig};
+use crate::store::{OPEN_FILES_MAX, OsFileSystem, Store, StoreConfig};
 use crate::telemetry::{LogFormat, Metrics, init_logging};
 use crate::util::SystemClock;
 
@@ -40,8 +40,9 @@ const DRAIN: Duration = Duration::from_secs(300);
 /// ready; with tokio's own figure, some sixty, they then wait much longer than others: the p99 of a thousand busy ones is twice this.
 const SHARED_QUEUE_INTERVAL: u32 = 2;
 
-/// How many descriptors are kept for what there is without clients: the catalog, the listeners, connections that upstreams keep open.
-const OWN_DESCRIPTORS: u64 = 64;
+/// How many descriptors are kept for what there is without clients: files that are kept open, the catalog, the listeners, connections
+/// that upstreams keep open.
+const OWN_DESCRIPTORS: u64 = OPEN_FILES_MAX as u64 + 64;
 
 /// How many descriptors a client's connection may need: its own, the content's, and the one to the upstream.
 const DESCRIPTORS_PER_CONNECTION: u64 = 3;
@@ -302,7 +303,7 @@ mod tests {
         for (descriptors, wanted, accepted) in [
             (None, 8192, 8192),
             (Some(1 << 20), 8192, 8192),
-            (Some(1024), 8192, 320),
+            (Some(1024), 8192, 277),
             (Some(1024), 100, 100),
             (Some(20), 8192, 1),
         ] {

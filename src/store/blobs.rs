@@ -12,12 +12,14 @@ use super::Content;
 use super::budget::{Budget, Change, Reservation};
 use super::catalog::contents::{self, Arrival, ContentRow};
 use super::catalog::{self, CatalogError};
+use super::eviction::policy::is_use;
 use super::exclusive::{Claim, Exclusive};
 use super::filesystem::{FileSystem, StoredFile};
 use super::health::{Health, Operation};
 use super::holds::Holds;
 use super::layout::Layout;
 use super::limits::Allowance;
+use super::open_files::OpenFiles;
 use super::parts::Parts;
 use super::scrub;
 use super::walk;
@@ -39,6 +41,7 @@ pub(super) struct Blobs {
     /// What the two, and the limit of the budget, follow from, if somebody has said.
     pub(super) allowance: Mutex<Option<Allowance>>,
     pub(super) holds: Holds,
+    pub(super) open_files: OpenFiles,
     /// A digest is held while its file and its row are changed.
     pub(super) claims: Exclusive<Digest>,
     /// Held by the one that evicts. A hit never waits for it.
@@ -55,8 +58,21 @@ pub(super) struct Blobs {
 }
 
 impl Blobs {
+    /// Content that is open already. Does not block.
+    pub(super) fn get_open(&self, digest: &Digest) -> Option<Content> {
+        let now = self.clock.unix_millis();
+        let open = self.open_files.get(digest, now)?;
+        let hold = self.holds.hold(digest)?;
+        if self.condemned().contains(digest) {
+            return None;
+        }
+        self.catalog.database.note_access(digest, Some(open.used_at), now);
+        Some(Content::new(open.file, open.size, hold))
+    }
+
     /// Opens content. What is missing, short or empty is not there; neither is what cannot be read.
     pub(super) fn get(&self, digest: &Digest) -> Option<Content> {
+        self.open_files.forget(digest);
         let hold = self.holds.hold(digest)?;
         if self.condemned().contains(digest) {
             return None;
@@ -78,7 +94,11 @@ impl Blobs {
         };
         match row {
             Some(row) if row.size == size && is_plausible(digest, size) => {
-                self.catalog.database.note_access(digest, Some(row.accessed_at), self.clock.unix_millis());
+                let now = self.clock.unix_millis();
+                self.catalog.database.note_access(digest, Some(row.accessed_at), now);
+                // It is held, so that it is not evicted in this moment.
+                let used_at = if is_use(row.accessed_at, now) { now } else { row.accessed_at };
+                self.open_files.keep(digest, &file, size, used_at);
             }
             None if is_plausible(digest, size) && self.walks.is_any() => self.enter_later(digest),
             None if is_plausible(digest, size) => self.reconcile(digest),
@@ -191,6 +211,7 @@ impl Blobs {
 
     /// Removes the file. Tells whether it is gone.
     pub(super) fn unlink(&self, digest: &Digest) -> bool {
+        self.open_files.forget(digest);
         let path = self.layout.blob(digest);
         match self.fs.remove(&path) {
             Ok(()) => true,

@@ -78,6 +78,11 @@ pub trait StoredFile: Send + Sync + 'static {
     fn sync_data(&self) -> io::Result<()>;
     /// The size in bytes.
     fn len(&self) -> io::Result<u64>;
+    /// The size in bytes of a file that has a name; `None` once that is gone, or another file's. Does not block, so one that would have to
+    /// ask a disk cannot tell, and says `None` as well.
+    fn len_if_named(&self) -> Option<u64> {
+        None
+    }
     /// What the system knows the file by, where it can send the content by itself; `None` where it has to be read.
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         None

@@ -10,6 +10,7 @@ mod forgetting;
 mod gate;
 mod hits;
 mod limits;
+mod open_files;
 mod parts;
 mod pins;
 mod policy;

@@ -13,6 +13,9 @@ use super::blobs::Blobs;
 /// How often it looks.
 const INTERVAL: Duration = Duration::from_millis(250);
 
+/// With every so many looks, files that somebody else has removed are closed.
+const LOOKS_PER_SWEEP: u32 = 8;
+
 /// While nothing can be stored it is tried with every so many looks, with so many bytes.
 const LOOKS_PER_PROBE: u32 = 4;
 const PROBE_BYTES: u64 = 1 << 20;
@@ -31,6 +34,9 @@ pub(super) fn start(closed: Receiver<Infallible>, blobs: Weak<Blobs>) -> io::Res
             }
             let Some(blobs) = blobs.upgrade() else { continue };
             blobs.look_after_folder();
+            if probes && look.is_multiple_of(LOOKS_PER_SWEEP) {
+                blobs.open_files.forget_removed();
+            }
             if probes && look.is_multiple_of(LOOKS_PER_PROBE) && blobs.health.has_failed_to_store() {
                 blobs.probe();
             }
@@ -69,6 +75,8 @@ impl Blobs {
             }
             return;
         };
+        // What comes into being in this moment is let go of at the next look.
+        self.open_files.clear();
         if folder.let_go() {
             self.health.folder_is_gone(gone.to_string());
             // What it was on may be waiting to be unmounted for good, and mended.

@@ -70,7 +70,7 @@ pub(super) fn run(stage: &Stage, results: &mut Results) -> Result<()> {
             let (_, blob) = blobs.iter().find(|(tag, _)| *tag == variant.tag).context("all tags are there")?;
             for server in in_turn(&servers, round) {
                 let before = server.process.cpu()?;
-                let (took, moved) = variant.read(server, blob, stage.plan.hot_bytes)?;
+                let (took, moved) = variant.read(server, blob, stage.plan.load)?;
                 let cpu = server.process.cpu()? - before;
                 let moved = gigabytes(moved);
                 results.add(variant.conditions, THROUGHPUT, server.subject, moved / took.as_secs_f64());
@@ -91,30 +91,31 @@ pub(super) fn run(stage: &Stage, results: &mut Results) -> Result<()> {
 }
 
 impl Variant {
-    /// How long they take together, and for how many bytes.
-    fn read(&self, server: &Server, blob: &Descriptor, least: u64) -> Result<(Duration, u64)> {
+    /// How long they took together, which is `least` and the end of what they read then, and for how many bytes.
+    fn read(&self, server: &Server, blob: &Descriptor, least: Duration) -> Result<(Duration, u64)> {
         let path = &blob_path(&blob.digest);
-        let all_once = blob.size * self.clients as u64;
-        let reads = least.div_ceil(all_once);
         let clients = (0..self.clients).map(|_| Client::open(server.address)).collect::<Result<Vec<_>>>()?;
         let begun = Instant::now();
-        thread::scope(|scope| {
-            let read = |client| scope.spawn(move || self.read_alone(client, path, reads));
+        let reads = thread::scope(|scope| {
+            let read = |client| scope.spawn(move || self.read_alone(client, path, begun + least));
             let reading: Vec<_> = clients.into_iter().map(read).collect();
-            reading.into_iter().try_for_each(|client| client.join().expect("a client does not panic"))
+            reading.into_iter().map(|client| client.join().expect("a client does not panic")).sum::<Result<u64>>()
         })?;
-        Ok((begun.elapsed(), all_once * reads))
+        Ok((begun.elapsed(), blob.size * reads))
     }
 
-    fn read_alone(&self, mut client: Client, path: &str, reads: u64) -> Result<()> {
-        for _ in 0..reads {
+    /// How often it was read.
+    fn read_alone(&self, mut client: Client, path: &str, until: Instant) -> Result<u64> {
+        let mut reads = 0;
+        while Instant::now() < until {
             let answer = client.get(path)?;
             if self.do_copy {
                 answer.forget()?
             } else {
                 answer.discard()?
             };
+            reads += 1;
         }
-        Ok(())
+        Ok(reads)
     }
 }

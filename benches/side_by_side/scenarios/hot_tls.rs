@@ -9,7 +9,7 @@ use super::{Stage, gigabytes, in_turn};
 use crate::content::{HOT_MIDDLE, blob_path, manifest_path};
 use crate::results::{Bound, Figure, Results};
 use crate::servers::{Server, Subject};
-use crate::tls::Identity;
+use crate::tls::{Identity, TlsClient};
 use crate::upstream::Network;
 
 const THROUGHPUT: Figure = Figure::more("GB/s", 2);
@@ -33,14 +33,10 @@ pub(super) fn run(stage: &Stage, results: &mut Results) -> Result<()> {
     for round in 0..plan.rounds {
         for (conditions, clients) in VARIANTS {
             for server in in_turn(&servers, round) {
-                let reads = plan.hot_bytes.div_ceil(blob.size * clients as u64);
                 let readers = (0..clients).map(|_| identity.connect(server.address)).collect::<Result<Vec<_>>>()?;
                 let (begun, before) = (Instant::now(), server.process.cpu()?);
                 let moved = thread::scope(|scope| {
-                    let read = |mut reader: crate::tls::TlsClient| {
-                        let path = &path;
-                        scope.spawn(move || (0..reads).map(|_| reader.get(path)).sum::<Result<u64>>())
-                    };
+                    let read = |reader| scope.spawn(|| read_until(begun + plan.load, reader, &path));
                     let reading: Vec<_> = readers.into_iter().map(read).collect();
                     reading.into_iter().map(|reader| reader.join().expect("a client does not panic")).sum::<Result<u64>>()
                 })?;
@@ -55,4 +51,13 @@ pub(super) fn run(stage: &Stage, results: &mut Results) -> Result<()> {
         results.aim(conditions, CPU, Bound::Times(0.7, Subject::Static));
     }
     Ok(())
+}
+
+/// Reads what is at `path` again and again: how many bytes that were.
+fn read_until(end: Instant, mut client: TlsClient, path: &str) -> Result<u64> {
+    let mut bytes = 0;
+    while Instant::now() < end {
+        bytes += client.get(path)?;
+    }
+    Ok(bytes)
 }

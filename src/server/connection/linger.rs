@@ -19,7 +19,7 @@ use crate::store::StoredFile;
 const LINGER: Duration = Duration::from_secs(5);
 
 /// How much of a file is sent in one call, in bytes. The socket is locked for so long, and what the client acknowledges meanwhile waits.
-const SENT_AT_ONCE: usize = 256 << 10;
+const SENT_AT_ONCE: usize = 2 << 20;
 
 /// How much of a body may wait in the system's send buffer before it goes out, in bytes; the rest waits in the file. Without a limit
 /// the buffer grows to megabytes, and a thousand clients that take nothing exhaust the memory that the system has for TCP

@@ -205,6 +205,12 @@ impl StoredFile for OpenFile {
         result
     }
 
+    fn len_if_named(&self) -> Option<u64> {
+        let state = self.disk.lock();
+        let is_named = state.boot == self.boot && state.names.values().any(|inode| Arc::ptr_eq(inode, &self.inode));
+        is_named.then(|| self.inode.lock().unwrap_or_else(PoisonError::into_inner).len() as u64)
+    }
+
     fn len(&self) -> io::Result<u64> {
         self.operate("size", Effect::Reads, |inode, _| Ok(inode.len() as u64))
     }

@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, Per
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
+use rustix::fs::{AtFlags, FallocateFlags, OFlags, SeekFrom, StatxFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 
 use super::{Entry, FileSystem, Metadata, Space, StoredFile};
@@ -167,6 +167,13 @@ impl StoredFile for OsFile {
 
     fn len(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
+    }
+
+    fn len_if_named(&self) -> Option<u64> {
+        // As it is in memory: where the folder is on a network after all, nobody is asked. It is always there for an open file.
+        let stat =
+            rustix::fs::statx(&self.0, c"", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, StatxFlags::NLINK | StatxFlags::SIZE);
+        stat.ok().filter(|stat| stat.stx_nlink > 0).map(|stat| stat.stx_size)
     }
 
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
