@@ -24,6 +24,7 @@ mod health;
 mod holds;
 mod ingest;
 mod inspect;
+mod last_use;
 mod layout;
 mod limits;
 mod name;
@@ -68,6 +69,7 @@ pub use eviction::{Clearing, Evicted};
 pub use filesystem::{Entry, FileSystem, Metadata, OsFileSystem, Space, StoredFile};
 pub use ingest::{Ingest, PartWriter};
 pub use inspect::{Image, InspectError, Inspection, Wanted};
+pub use last_use::LastUse;
 pub use limits::Limits;
 pub use name::{Name, NameError, Pin};
 pub use open_files::OPEN_FILES_MAX;
@@ -235,9 +237,12 @@ impl Store {
         off_thread(move || blobs.get(&digest)).await.ok().flatten()
     }
 
-    /// Notes that content was used of which the caller has a copy in memory. Does not block, and asks nobody.
-    pub fn note_use(&self, digest: &Digest) {
-        self.blobs.catalog.database.note_access(digest, None, self.blobs.clock.unix_millis());
+    /// Notes that content was used of which the caller has a copy in memory, and when that was noted last. Does not block, and asks nobody.
+    pub fn note_use(&self, digest: &Digest, last: &LastUse) {
+        let now = self.blobs.clock.unix_millis();
+        if last.renew(now) {
+            self.blobs.catalog.database.note_access(digest, None, now);
+        }
     }
 
     /// Begins to write content of `size` bytes, if that is known, and makes room for it.

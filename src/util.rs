@@ -2,6 +2,7 @@
 
 mod blocking;
 mod clock;
+mod hashing;
 mod jitter;
 mod pace;
 mod party;
@@ -13,6 +14,7 @@ mod single_flight;
 
 pub use blocking::blocking;
 pub use clock::{Clock, SystemClock};
+pub use hashing::Hashing;
 pub use jitter::jitter;
 pub use pace::{Pace, TokioClock, TooLong};
 pub use party::same_party;

@@ -15,7 +15,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use futures::future::BoxFuture;
 use larder::mirror::{Address, Upstream, Upstreams};
 use larder::oci::{Algorithm, Digest, Hasher};
-use larder::store::{OsFileSystem, Store, StoreConfig};
+use larder::store::{LastUse, OsFileSystem, Store, StoreConfig};
 use larder::upstream::{Answer, Origin, Question, UpstreamError};
 use larder::util::SystemClock;
 
@@ -94,7 +94,7 @@ fn look_ups(criterion: &mut Criterion) {
     criterion.bench_function("store: look-up", |bencher| {
         bencher.iter(|| runtime.block_on(store.get(next.next().expect("it never ends"))).expect("it is there"));
     });
-    criterion.bench_function("store: note of a use", |bencher| bencher.iter(|| store.note_use(&digests[0])));
+    criterion.bench_function("store: note of a use", |bencher| bencher.iter(|| store.note_use(&digests[0], &LastUse::default())));
 }
 
 fn eviction(criterion: &mut Criterion) {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use larder::oci::Digest;
-use larder::store::{OpenError, Store, StoreConfig};
+use larder::store::{LastUse, OpenError, Store, StoreConfig};
 use larder::util::{Clock, SystemClock};
 use rusqlite::Connection;
 use tokio::runtime::Runtime;
@@ -201,7 +201,7 @@ impl<'a> Bench<'a> {
     fn note(&mut self, store: &Store) -> Result<Duration> {
         let wanted = self.any_of(NOTES);
         let begun = Instant::now();
-        wanted.iter().for_each(|digest| store.note_use(digest));
+        wanted.iter().for_each(|digest| store.note_use(digest, &LastUse::default()));
         Ok(begun.elapsed() / NOTES)
     }
 

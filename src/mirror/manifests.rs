@@ -10,7 +10,7 @@ use super::shared::share;
 use super::{Asked, CacheOutcome, Caller, ContentKey, Document, Lookup, Mirror, MirrorError, Place};
 use crate::fill::FillError;
 use crate::oci::{Digest, MANIFEST_MAX_BYTES, Manifest, MediaType, Reference};
-use crate::store::{Kind, StoreError};
+use crate::store::{Kind, LastUse, StoreError};
 use crate::upstream::{Answer, Body, Head, Method, Question, Target, UpstreamError};
 use crate::util::blocking;
 
@@ -119,7 +119,7 @@ impl Mirror {
     pub(super) async fn cached_document(&self, digest: &Digest) -> Option<Arc<Document>> {
         match self.shared.documents.get(digest) {
             Some(document) => {
-                self.shared.store.note_use(digest);
+                self.shared.store.note_use(digest, &document.last_use);
                 Some(document)
             }
             None => self.stored_document(digest).boxed().await,
@@ -140,7 +140,7 @@ impl Mirror {
                 }
             }
             let is_right = Digest::of(digest.algorithm(), &bytes) == digest;
-            is_right.then(|| Document { digest, media_type, bytes: bytes.into() })
+            is_right.then(|| Document { digest, media_type, bytes: bytes.into(), last_use: LastUse::default() })
         });
         match document.await {
             Ok(Some(document)) => {
@@ -228,7 +228,7 @@ impl Mirror {
             let reason = format!("{actual} was {known} before and is {media_type} now");
             return Err(MirrorError::Unacceptable(reason).into());
         }
-        let document = Arc::new(Document { digest: actual, media_type, bytes });
+        let document = Arc::new(Document { digest: actual, media_type, bytes, last_use: LastUse::default() });
         self.keep(place, &document, &content).await;
         Ok(document)
     }

@@ -5,9 +5,9 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::Hashing;
 use crate::oci::{NameError, RepositoryName, UpstreamName};
 use crate::upstream::Origin;
+use crate::util::Hashing;
 
 /// An upstream as the mirror sees it.
 pub struct Upstream {

@@ -12,11 +12,11 @@ use super::Content;
 use super::budget::{Budget, Change, Reservation};
 use super::catalog::contents::{self, Arrival, ContentRow};
 use super::catalog::{self, CatalogError};
-use super::eviction::policy::is_use;
 use super::exclusive::{Claim, Exclusive};
 use super::filesystem::{FileSystem, StoredFile};
 use super::health::{Health, Operation};
 use super::holds::Holds;
+use super::last_use::LastUse;
 use super::layout::Layout;
 use super::limits::Allowance;
 use super::open_files::OpenFiles;
@@ -66,7 +66,9 @@ impl Blobs {
         if self.condemned().contains(digest) {
             return None;
         }
-        self.catalog.database.note_access(digest, Some(open.used_at), now);
+        if open.is_use {
+            self.catalog.database.note_access(digest, None, now);
+        }
         Some(Content::new(open.file, open.size, hold))
     }
 
@@ -97,8 +99,9 @@ impl Blobs {
                 let now = self.clock.unix_millis();
                 self.catalog.database.note_access(digest, Some(row.accessed_at), now);
                 // It is held, so that it is not evicted in this moment.
-                let used_at = if is_use(row.accessed_at, now) { now } else { row.accessed_at };
-                self.open_files.keep(digest, &file, size, used_at);
+                let last_use = LastUse::at(row.accessed_at);
+                last_use.renew(now);
+                self.open_files.keep(digest, &file, size, last_use);
             }
             None if is_plausible(digest, size) && self.walks.is_any() => self.enter_later(digest),
             None if is_plausible(digest, size) => self.reconcile(digest),

@@ -6,10 +6,11 @@ use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::oci::Digest;
+use crate::util::Hashing;
 
 /// The digests that are in use, or going.
 #[derive(Clone, Default)]
-pub(super) struct Holds(Arc<Mutex<HashMap<Digest, State>>>);
+pub(super) struct Holds(Arc<Mutex<HashMap<Digest, State, Hashing>>>);
 
 #[derive(Clone, Copy)]
 enum State {
@@ -55,7 +56,7 @@ impl Holds {
         self.states().contains_key(digest)
     }
 
-    fn states(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, State>> {
+    fn states(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, State, Hashing>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -7,8 +7,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::eviction::policy::is_use;
 use super::filesystem::StoredFile;
+use super::last_use::LastUse;
 use crate::oci::Digest;
 
 /// How many files there are at the most.
@@ -25,8 +25,7 @@ struct OpenFile {
     digest: Digest,
     file: Arc<dyn StoredFile>,
     size: u64,
-    /// The last use that was noted, in milliseconds since 1970.
-    used_at: i64,
+    last_use: LastUse,
 }
 
 /// A file that is as it was when it was opened.
@@ -34,8 +33,8 @@ pub(super) struct Found {
     pub(super) file: Arc<dyn StoredFile>,
     /// Bytes.
     pub(super) size: u64,
-    /// The last use but this.
-    pub(super) used_at: i64,
+    /// Whether this is to be noted as another use.
+    pub(super) is_use: bool,
 }
 
 impl OpenFiles {
@@ -49,16 +48,12 @@ impl OpenFiles {
         let mut set = self.set(digest);
         let at = set.iter().position(|open| open.digest == *digest)?;
         set[..=at].rotate_right(1);
-        let OpenFile { file, size, used_at, .. } = &mut set[0];
-        let found = Found { file: Arc::clone(file), size: *size, used_at: *used_at };
-        if is_use(*used_at, now) {
-            *used_at = now;
-        }
-        Some(found)
+        let OpenFile { file, size, last_use, .. } = &set[0];
+        Some(Found { file: Arc::clone(file), size: *size, is_use: last_use.renew(now) })
     }
 
     /// Keeps an open file, in the place of another one if need be.
-    pub(super) fn keep(&self, digest: &Digest, file: &Arc<dyn StoredFile>, size: u64, used_at: i64) {
+    pub(super) fn keep(&self, digest: &Digest, file: &Arc<dyn StoredFile>, size: u64, last_use: LastUse) {
         // One that cannot tell is never used again.
         if file.len_if_named() != Some(size) {
             return;
@@ -66,7 +61,7 @@ impl OpenFiles {
         let mut set = self.set(digest);
         set.retain(|open| open.digest != *digest);
         set.truncate(WAYS - 1);
-        set.insert(0, OpenFile { digest: *digest, file: Arc::clone(file), size, used_at });
+        set.insert(0, OpenFile { digest: *digest, file: Arc::clone(file), size, last_use });
     }
 
     /// Lets go of the file, because it is going, or not what it was.

@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::oci::Digest;
 use crate::store::eviction::policy::{MAX_USES, is_use};
+use crate::util::Hashing;
 
 /// When more than this many wait, the writer is told not to wait for its next turn.
 const MANY: usize = 4096;
@@ -21,7 +22,7 @@ pub(super) struct Access {
 
 /// By digest, what waits.
 #[derive(Default)]
-pub(super) struct Accesses(Mutex<HashMap<Digest, Access>>);
+pub(super) struct Accesses(Mutex<HashMap<Digest, Access, Hashing>>);
 
 impl Accesses {
     /// Notes a read at `now` of content whose last use in the catalog is `stored`, as far as the caller knows, if it is another use.
@@ -46,11 +47,11 @@ impl Accesses {
         }
     }
 
-    pub(super) fn take(&self) -> HashMap<Digest, Access> {
+    pub(super) fn take(&self) -> HashMap<Digest, Access, Hashing> {
         std::mem::take(&mut self.lock())
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Access>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Access, Hashing>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -148,8 +148,8 @@ async fn what_is_read_from_memory_is_in_use() {
     for key in 0..10 {
         pull(&home, &store, key, 2 * MIB).await;
     }
-    store.note_use(&digest(3));
-    store.note_use(&digest(77));
+    store.note_use(&digest(3), &LastUse::default());
+    store.note_use(&digest(77), &LastUse::default());
     pull(&home, &store, 100, 16 * MIB).await;
     assert_eq!((0..10).filter(|key| is_there(&home, *key)).collect::<Vec<_>>(), [3, 9]);
     assert!(!is_there(&home, 77));
@@ -304,7 +304,7 @@ async fn the_store_keeps_what_the_model_keeps_when_everything_was_used() {
         if key == CONTENTS {
             home.advance(15);
             for used in 0..CONTENTS {
-                store.note_use(&digest(used));
+                store.note_use(&digest(used), &LastUse::default());
                 assert!(model.read(&used, home.clock.unix_millis()));
             }
         }

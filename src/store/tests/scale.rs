@@ -86,7 +86,7 @@ async fn one_eviction_is_a_bounded_number_of_decisions_although_everything_was_u
         put(&store, &padded(number)).await.unwrap();
     }
     home.advance(15);
-    (0..CONTENTS).for_each(|number| store.note_use(&Digest::sha256(&padded(number))));
+    (0..CONTENTS).for_each(|number| store.note_use(&Digest::sha256(&padded(number)), &LastUse::default()));
     for evictions in 1..=3 {
         put(&store, &padded(CONTENTS + evictions)).await.unwrap();
         assert_eq!(store.stats().evictions, u64::from(evictions));
