@@ -17,6 +17,7 @@ mod tempo;
 mod through;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -85,6 +86,8 @@ pub struct Fills {
 struct Shared {
     store: Store,
     in_flight: Mutex<HashMap<Digest, Arc<Fill>>>,
+    /// How many fills have landed. Changes together with the above.
+    landed: AtomicU64,
     broken: Remembered<(UpstreamName, RepositoryName, Digest), FillError>,
     suspects: Remembered<UpstreamName, ()>,
     limits: Limits,
@@ -104,6 +107,10 @@ pub trait Observer: Send + Sync + 'static {
     /// The upstream sent bytes that are not what they should be.
     fn rejected(&self, source: &Source, error: &FillError);
 }
+
+/// A moment, as fills know it: what the store did not have after it is still not there if no fill has landed since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment(u64);
 
 /// What [`Fills::fill`] found.
 pub enum Joined {
@@ -132,6 +139,7 @@ impl Fills {
             shared: Arc::new(Shared {
                 store,
                 in_flight: Mutex::default(),
+                landed: AtomicU64::new(0),
                 broken: Remembered::new(REFUSED_AFTER_BREAK, 4096),
                 suspects: Remembered::new(SUSPECT, 4096),
                 limits,
@@ -161,9 +169,15 @@ impl Fills {
         self.lock().len()
     }
 
-    /// Joins the fill of `digest` or begins it from `source`. `expected_size` is what a manifest says, in bytes.
-    pub fn fill(&self, digest: Digest, source: &Source, expected_size: Option<u64>) -> Joined {
-        let fill = {
+    /// This moment, for who looks into the store next.
+    pub fn moment(&self) -> Moment {
+        Moment(self.shared.landed.load(Ordering::Acquire))
+    }
+
+    /// Joins the fill of `digest` or begins it from `source`. `expected_size` is what a manifest says, in bytes. `missed` is from when the
+    /// caller has not found the content in the store, if it has looked.
+    pub fn fill(&self, digest: Digest, source: &Source, expected_size: Option<u64>, missed: Option<Moment>) -> Joined {
+        let (fill, is_missing) = {
             let mut in_flight = self.lock();
             if let Some(fill) = in_flight.get(&digest) {
                 self.shared.observer.joined();
@@ -174,9 +188,9 @@ impl Fills {
             }
             let fill = Arc::new(Fill::new(digest, source.clone()));
             in_flight.insert(digest, Arc::clone(&fill));
-            fill
+            (fill, missed == Some(self.moment()))
         };
-        tokio::spawn(driver::drive(self.clone(), Arc::clone(&fill), expected_size));
+        tokio::spawn(driver::drive(self.clone(), Arc::clone(&fill), expected_size, is_missing));
         Joined::Began(fill)
     }
 
@@ -231,7 +245,11 @@ impl Fills {
         if let Some(error) = error.filter(|error| error.is_integrity_failure()) {
             self.reject(fill.source(), error);
         }
-        self.lock().remove(fill.digest());
+        {
+            let mut in_flight = self.lock();
+            in_flight.remove(fill.digest());
+            self.shared.landed.fetch_add(1, Ordering::Release);
+        }
         fill.land();
         self.shared.observer.ended(fill.source(), error, fill.has_begun());
     }

@@ -57,6 +57,9 @@ impl fill::Observer for FillCounts {
                 tracing::info!(upstream, repository = %source.repository, "a large blob that nobody reads any more is left as it is");
                 self.0.fill_ended("unread");
             }
+            Some(FillError::Stopped) => {
+                tracing::info!(upstream, repository = %source.repository, "stopping before all of a blob has come");
+            }
             Some(error) if error.is_local() => {
                 tracing::warn!(upstream, repository = %source.repository, %error, "a blob could not be kept");
                 self.0.fill_ended("not-stored");

@@ -53,22 +53,27 @@ const NOTE_EVERY: u64 = 4 << 20;
 /// How long nobody must have read a content before it is given up: who lost a connection comes back within that time.
 const UNREAD_FOR: Duration = Duration::from_secs(10);
 
-/// Runs `fill` to its end and takes it out of flight.
-pub(super) async fn drive(fills: Fills, fill: Arc<Fill>, expected_size: Option<u64>) {
-    let mut flight = Flight { fills, fill, outcome: Some(FillError::Abandoned) };
-    flight.outcome = run(&flight.fills, &flight.fill, expected_size).await.err();
+/// Runs `fill` to its end and takes it out of flight. `is_missing` says that the store is known not to have the content.
+pub(super) async fn drive(fills: Fills, fill: Arc<Fill>, expected_size: Option<u64>, is_missing: bool) {
+    let mut flight = Flight { fills, fill, outcome: None };
+    flight.outcome = Some(run(&flight.fills, &flight.fill, expected_size, is_missing).await);
 }
 
 /// Sees to it that readers hear of the end of the fill, even of a panic in it.
 struct Flight {
     fills: Fills,
     fill: Arc<Fill>,
-    outcome: Option<FillError>,
+    outcome: Option<Result<(), FillError>>,
 }
 
 impl Drop for Flight {
     fn drop(&mut self) {
-        let error = self.outcome.take();
+        let error = match self.outcome.take() {
+            Some(outcome) => outcome.err(),
+            None if std::thread::panicking() => Some(FillError::Abandoned),
+            // Its task is dropped before its end: so is the runtime.
+            None => Some(FillError::Stopped),
+        };
         if let Some(error) = &error {
             self.fill.fail(error.clone());
         }
@@ -76,9 +81,9 @@ impl Drop for Flight {
     }
 }
 
-async fn run(fills: &Fills, fill: &Fill, expected_size: Option<u64>) -> Result<(), FillError> {
+async fn run(fills: &Fills, fill: &Fill, expected_size: Option<u64>, is_missing: bool) -> Result<(), FillError> {
     // The fill before this one may have landed after the caller looked for its content and before it asked for a fill.
-    if let Some(content) = fills.store().get(fill.digest()).await {
+    if !is_missing && let Some(content) = fills.store().get(fill.digest()).await {
         fill.rest(content);
         return Ok(());
     }
@@ -350,7 +355,7 @@ impl<'a> Driver<'a> {
         let hashing = hashing.map(|hashed| match hashed {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(FillError::Disk(error.to_string())),
-            Err(_) => Err(FillError::Abandoned),
+            Err(error) => Err(error.into()),
         });
         self.hashing = Some(hashing.boxed());
     }

@@ -1,5 +1,7 @@
 //! Why content did not arrive.
 
+use tokio::task::JoinError;
+
 use crate::oci::Digest;
 use crate::upstream::UpstreamError;
 
@@ -25,9 +27,20 @@ pub enum FillError {
     /// Nobody reads it any more, and it is too large to be fetched for nobody.
     #[error("nobody reads it any more")]
     Unread,
+    /// The process stops. Where the next start can go on with what has arrived, it is there.
+    #[error("this server is stopping")]
+    Stopped,
     /// The task that drove the fill ended without a word: a defect of ours.
     #[error("the fill was abandoned")]
     Abandoned,
+}
+
+/// Of a task that blocked on the fill's behalf.
+impl From<JoinError> for FillError {
+    fn from(error: JoinError) -> Self {
+        // Nobody cancels such a task but the runtime at its end.
+        if error.is_cancelled() { Self::Stopped } else { Self::Abandoned }
+    }
 }
 
 impl FillError {
@@ -38,12 +51,12 @@ impl FillError {
 
     /// Whether what has arrived can be gone on with by another fill.
     pub(super) fn leaves_a_part(&self) -> bool {
-        matches!(self, Self::Upstream(_) | Self::Unread)
+        matches!(self, Self::Upstream(_) | Self::Unread | Self::Stopped)
     }
 
     /// Whether the next fill is likely to fail in the same way, so that it is not worth beginning for a moment.
     pub(super) fn is_likely_to_recur(&self) -> bool {
-        !matches!(self, Self::BadPart | Self::Unread)
+        !matches!(self, Self::BadPart | Self::Unread | Self::Stopped)
     }
 
     /// Whether the cache rather than the upstream is the cause, so that the content can still pass through.

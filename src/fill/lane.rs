@@ -205,7 +205,7 @@ impl<'a> Lane<'a> {
                 Ok(())
             }
             Ok(Err(error)) => Err(self.site.store.write_failed(error).into()),
-            Err(_) => Err(FillError::Abandoned),
+            Err(error) => Err(error.into()),
         }
     }
 }

@@ -274,7 +274,7 @@ impl Supply {
         let Shelved { content, digest, fills, source } = shelved;
         tracing::error!(blob.digest = %digest, %error, "content at rest cannot be read; it is dropped and fetched again");
         fills.store().read_failed(digest, error).await;
-        match fills.fill(*digest, source, Some(content.size)) {
+        match fills.fill(*digest, source, Some(content.size), None) {
             Joined::Began(fill) | Joined::InFlight(fill) => Ok(Self::fill(fill, span.position)),
             Joined::Broken(error) if error.is_local() => {
                 // What was read of it had been verified when it came to rest.
@@ -366,5 +366,5 @@ async fn read_chunk(file: Arc<dyn StoredFile>, range: Range<u64>) -> Result<io::
         0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is shorter than it was")),
         count => Ok(buffer.freeze(count)),
     };
-    blocking(read).await.map_err(|_| FillError::Abandoned)
+    Ok(blocking(read).await?)
 }

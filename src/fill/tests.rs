@@ -134,7 +134,7 @@ impl Bed {
     }
 
     fn begin(&self, digest: Digest) -> Arc<Fill> {
-        match self.fills.fill(digest, &self.source, None) {
+        match self.fills.fill(digest, &self.source, None, None) {
             Joined::Began(fill) | Joined::InFlight(fill) => fill,
             Joined::Broken(error) => panic!("refused: {error}"),
         }
@@ -244,6 +244,29 @@ async fn what_has_arrived_is_read_at_once_and_the_tail_waits_for_the_digest() {
 }
 
 #[tokio::test]
+async fn what_has_landed_since_somebody_looked_is_not_fetched_again() {
+    let contents = [content(1), content(2)];
+    let bed = Bed::new(contents.iter().map(|content| body(content, 0, None)).collect());
+    bed.permit(3);
+    let early = bed.fills.moment();
+    for content in &contents {
+        let digest = Digest::sha256(content);
+        // The first time nothing has landed since, the second time another one.
+        let Joined::Began(fill) = bed.fills.fill(digest, &bed.source, None, Some(early)) else { panic!("it is not refused") };
+        assert_eq!(read(&fill).await.0, *content);
+        bed.until_landed().await;
+    }
+    for content in &contents {
+        let Joined::Began(fill) = bed.fills.fill(Digest::sha256(content), &bed.source, None, Some(early)) else {
+            panic!("it is not refused")
+        };
+        assert_eq!(read(&fill).await.0, *content);
+        bed.until_landed().await;
+    }
+    assert_eq!(bed.origin.asked.lock().unwrap().len(), 2);
+}
+
+#[tokio::test]
 async fn a_fill_goes_on_when_nobody_reads() {
     let content = content(3);
     let bed = Bed::new(vec![body(&content, 0, None)]);
@@ -270,7 +293,7 @@ async fn wrong_bytes_are_neither_complete_nor_kept() {
     bed.until_landed().await;
     assert!(bed.store.get(&asked_for).await.is_none());
     assert_eq!(bed.store.stats().reserved, 0);
-    assert!(matches!(bed.fills.fill(asked_for, &bed.source, None), Joined::Broken(_)), "it was begun again at once");
+    assert!(matches!(bed.fills.fill(asked_for, &bed.source, None, None), Joined::Broken(_)), "it was begun again at once");
 }
 
 #[tokio::test]
@@ -488,7 +511,7 @@ async fn an_upstream_without_a_length_is_read_to_its_end() {
 async fn a_size_that_is_not_the_manifests_is_refused() {
     let content = content(2);
     let bed = Bed::new(vec![body(&content, 0, None)]);
-    let Joined::Began(fill) = bed.fills.fill(Digest::sha256(&content), &bed.source, Some(5)) else {
+    let Joined::Began(fill) = bed.fills.fill(Digest::sha256(&content), &bed.source, Some(5), None) else {
         panic!("begun by nobody else")
     };
     assert!(matches!(fill.opened().await, Err(FillError::WrongSize { expected: 5, .. })));

@@ -6,7 +6,7 @@ use futures::FutureExt;
 
 use super::access::Access;
 use super::{Asked, CacheOutcome, Caller, ContentKey, Lookup, Mirror, MirrorError, Place};
-use crate::fill::{FillError, Joined, Readable, Shelved, Source, Through};
+use crate::fill::{FillError, Joined, Moment, Readable, Shelved, Source, Through};
 use crate::oci::{Digest, Reference};
 use crate::store::{Content, Kind};
 
@@ -40,6 +40,7 @@ impl Mirror {
 
     async fn find_blob(&self, place: &Place, digest: &Digest, caller: Caller) -> Result<BlobAnswer, MirrorError> {
         let key = ContentKey::new(place, Kind::Blob, digest);
+        let moment = self.shared.fills.moment();
         let (at_rest, access) = self.blob_at_rest(place, &key, caller).await?;
         match at_rest {
             Some((content, lookup)) => {
@@ -48,7 +49,7 @@ impl Mirror {
                 Ok(BlobAnswer { content: Readable::AtRest(shelved), lookup })
             }
             None => {
-                let asking = self.fetch_blob(place, &key, access, caller);
+                let asking = self.fetch_blob(place, &key, access, caller, moment);
                 self.note_if_left(place, Kind::Blob, Reference::Digest(*digest), asking).boxed().await
             }
         }
@@ -112,6 +113,7 @@ impl Mirror {
         key: &ContentKey,
         access: Access,
         caller: Caller,
+        missed: Moment,
     ) -> Result<BlobAnswer, MirrorError> {
         self.not_denied(&Asked::Content(key.clone()))?;
         if self.shared.fills.get(&key.digest).is_none() {
@@ -119,7 +121,7 @@ impl Mirror {
         }
         let source = place.source(caller);
         for _ in 0..FOREIGN_FILLS {
-            let (fill, outcome) = match self.shared.fills.fill(key.digest, &source, access.size()) {
+            let (fill, outcome) = match self.shared.fills.fill(key.digest, &source, access.size(), Some(missed)) {
                 Joined::Began(fill) => (fill, CacheOutcome::Miss),
                 Joined::InFlight(fill) => (fill, CacheOutcome::Joined),
                 // Our disk's fault, not the content's: a client that resumes is served without the disk.

@@ -85,6 +85,9 @@ async fn after_a_stop_only_the_rest_is_read() {
     bed.larder.until_logged("answers under way are finished first").await;
     bed.larder.signal(Signal::TERM);
     assert_eq!(bed.larder.wait().code(), Some(0));
+    // It is no failure of anybody.
+    let log = bed.larder.log();
+    assert!(log.contains("stopping before all of a blob has come") && !log.contains("could not be fetched"), "{log}");
     bed.hub.clear_faults();
     bed.larder.start_again().await;
     bed.whole().await;

@@ -107,7 +107,7 @@ impl Mirror {
         let key = ContentKey::new(place, Kind::Blob, &blob.digest);
         self.not_denied(&Asked::Content(key.clone())).map_err(Stopped::Manifest)?;
         let room = prefetch.promised.promise(blob.size, || self.shared.store.stats()).ok_or(Stopped::NoRoom)?;
-        let filled = match self.shared.fills.fill(blob.digest, &place.source(Caller::Larder), Some(blob.size)) {
+        let filled = match self.shared.fills.fill(blob.digest, &place.source(Caller::Larder), Some(blob.size), None) {
             Joined::InFlight(_) => return Ok(()),
             Joined::Broken(error) => Err(error),
             Joined::Began(fill) => match fill.opened().await {
@@ -127,7 +127,10 @@ impl Mirror {
             match &error {
                 FillError::Upstream(error @ UpstreamError::NotFound) => drop(self.note_absence(&key, error.clone())),
                 // That is between the upstream and this repository, or between us and our own.
-                FillError::Upstream(UpstreamError::Denied { .. }) | FillError::BadPart | FillError::Abandoned => {}
+                FillError::Upstream(UpstreamError::Denied { .. })
+                | FillError::BadPart
+                | FillError::Stopped
+                | FillError::Abandoned => {}
                 error => prefetch.failures.insert(key.upstream.clone(), error.clone()),
             }
             Stopped::Blob(error)
