@@ -7,6 +7,10 @@
 //! segment. Where one client reads a large blob, these small ones cost a third of the throughput and as much again of the processor
 //! time, so they are held back. With more senders than processors it is the other way round, on one machine at least: what comes in
 //! small pieces wakes a client early, beside the server and while the bytes are in that processor's cache.
+//!
+//! A client that takes whatever it is sent would keep its task on a processor for as long as its body is. Where all processors may be
+//! sending, a task lets others have a turn after each call: they wait for one call at the most, and what each client finds when it is
+//! woken is more, so that it is woken less often.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -50,6 +54,8 @@ pub(in crate::server) struct Courier {
     sending: Option<Sending>,
     /// How many extents went out last, with nothing between them.
     in_a_row: u32,
+    /// Others are to have a turn before more is sent.
+    is_turn_over: bool,
 }
 
 /// An extent that is going out.
@@ -97,6 +103,11 @@ impl Senders {
     fn are_few(&self) -> bool {
         self.count.load(Ordering::Relaxed) <= self.few
     }
+
+    /// Whether they may be all that the processors are doing.
+    fn are_everywhere(&self) -> bool {
+        self.count.load(Ordering::Relaxed) >= self.few
+    }
 }
 
 impl Drop for Sender {
@@ -112,7 +123,7 @@ fn is_stand_in(bytes: &[u8]) -> bool {
 
 impl Courier {
     pub(in crate::server) fn new(stream: Lingering, outbox: Outbox, senders: Senders) -> Self {
-        Self { stream, outbox, senders, sending: None, in_a_row: 0 }
+        Self { stream, outbox, senders, sending: None, in_a_row: 0, is_turn_over: false }
     }
 
     /// Sends some of the extent whose turn it is.
@@ -153,6 +164,7 @@ impl Courier {
         };
         if let Poll::Ready(Ok(count)) = outcome {
             sending.left -= count as u64;
+            self.is_turn_over = self.senders.are_everywhere();
         }
         if sending.left > 0 {
             self.sending = Some(sending);
@@ -208,6 +220,10 @@ impl AsyncWrite for Courier {
         let (before, from) = slices.split_at(slices.iter().position(|slice| is_stand_in(slice)).unwrap_or(slices.len()));
         if from.first().is_none_or(|stand_in| stand_in.len() as u64 != sending.left) {
             return Poll::Ready(Err(lost()));
+        }
+        if std::mem::take(&mut self.is_turn_over) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
         }
         if before.iter().all(|slice| slice.is_empty()) {
             // A body that is smaller than two extents is over before this makes a difference.
@@ -396,8 +412,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn where_all_processors_send_others_have_a_turn_after_each_call() {
+        for (few, others_wait) in [(1, true), (2, false)] {
+            let mut bed = Bed::new().await;
+            bed.courier.senders.few = few;
+            let stand_in = bed.post(0..SIZE, vec![]);
+            let mut send = |from: usize| {
+                let slices = [IoSlice::new(&stand_in[from..])];
+                poll_fn(|cx| Pin::new(&mut bed.courier).poll_write_vectored(cx, &slices)).now_or_never().map(Result::unwrap)
+            };
+            assert!(send(0).unwrap() > 0);
+            assert_eq!(bed.courier.is_turn_over, others_wait);
+        }
+    }
+
+    #[tokio::test]
     async fn a_client_that_takes_nothing_is_waited_for_and_one_that_is_gone_is_an_error() {
         let mut bed = Bed::new().await;
+        bed.courier.senders.few = usize::MAX;
         let stand_in = bed.post(0..SIZE, vec![]);
         let mut sent = 0;
         let waiting = loop {
