@@ -209,6 +209,10 @@ impl AsyncWrite for Courier {
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        if std::mem::take(&mut self.is_turn_over) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let is_new = self.sending.is_none();
         if is_new && let Some(extent) = self.outbox.take() {
             self.sending = Some(Sending { _sender: self.senders.join(), left: extent.len(), by: Way::File(extent) });
@@ -220,10 +224,6 @@ impl AsyncWrite for Courier {
         let (before, from) = slices.split_at(slices.iter().position(|slice| is_stand_in(slice)).unwrap_or(slices.len()));
         if from.first().is_none_or(|stand_in| stand_in.len() as u64 != sending.left) {
             return Poll::Ready(Err(lost()));
-        }
-        if std::mem::take(&mut self.is_turn_over) {
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
         }
         if before.iter().all(|slice| slice.is_empty()) {
             // A body that is smaller than two extents is over before this makes a difference.
