@@ -187,11 +187,11 @@ def footprint_returns(larder: Larder) -> Iterator[None]:
     """
     before = larder.footprint()
     yield
-    most = Footprint(before.memory + 64_000_000, before.descriptors + 24)
+    most = Footprint(before.memory + 64_000_000, before.descriptors + 24, 128)
 
     def is_back() -> bool:
         now = larder.footprint()
-        return now.memory <= most.memory and now.descriptors <= most.descriptors
+        return now.memory <= most.memory and now.descriptors <= most.descriptors and now.contents <= most.contents
 
     wait_until(is_back, f"Larder to take no more than {most}, when it took {before} before", 45)
 

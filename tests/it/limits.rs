@@ -2,7 +2,7 @@
 //! with the reason, in time.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use larder_testkit::{Digest, Fault, Hub, Listener, RateLimit};
@@ -70,9 +70,13 @@ async fn a_client_that_waits_for_its_own_turn_makes_no_upstream_slow() {
     };
     let guesses = join_all((0..30).map(|number| ask(manifest(format!("guess-{number}")))));
     let meanwhile = async {
-        // Its burst is used up when so many were asked.
-        while asked(&hub) < 15 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+        // Its burst is used up when no more are asked for a moment: how much of it the pull took hangs on what was fetched ahead.
+        let begun = Instant::now();
+        let mut before = 0;
+        while asked(&hub) < 10 || asked(&hub) > before {
+            assert!(begun.elapsed() < Duration::from_secs(60), "{} were asked", asked(&hub));
+            before = asked(&hub);
+            tokio::time::sleep(Duration::from_millis(200)).await;
         }
         let stale = ask(manifest(TAG)).await;
         assert_eq!((stale.status(), stale.cache_status()), (200, "larder; fwd=stale; detail=stale-timeout"));

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -42,11 +43,13 @@ class Footprint:
 
     #: Bytes of memory, without those of files.
     memory: int
-    #: Open file descriptors.
+    #: Open file descriptors, but for those of content.
     descriptors: int
+    #: Those of content: what is much used is kept open.
+    contents: int
 
     def __str__(self) -> str:
-        return f"{self.memory / 1e6:.1f} MB, {self.descriptors} descriptors"
+        return f"{self.memory / 1e6:.1f} MB, {self.descriptors} descriptors, {self.contents} contents open"
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,13 @@ class Larder:
         process = Path("/proc", str(self._daemon.pid))
         anonymous = re.search(r"^RssAnon:\s+(\d+) kB$", (process / "status").read_text(), re.MULTILINE)
         assert anonymous, "the kernel tells what memory a process has"
-        return Footprint(int(anonymous[1]) * 1024, len(list((process / "fd").iterdir())))
+        targets = []
+        for descriptor in (process / "fd").iterdir():
+            # One may have been closed in between.
+            with suppress(FileNotFoundError):
+                targets.append(str(descriptor.readlink()))
+        contents = sum(target.startswith(f"{self.cache / 'blobs'}/") for target in targets)
+        return Footprint(int(anonymous[1]) * 1024, len(targets) - contents, contents)
 
     def accesses(self) -> list[Access]:
         """Every request for a manifest or a blob that it has answered so far, in all its runs."""
