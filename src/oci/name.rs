@@ -60,21 +60,15 @@ impl FromStr for RepositoryName {
 /// Whether `text` is `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`.
 fn is_component(text: &str) -> bool {
     let is_alphanumeric = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    let mut rest = text.as_bytes();
-    loop {
-        let Some(word) = rest.iter().position(|byte| !is_alphanumeric(byte)) else {
-            return !rest.is_empty();
-        };
-        let separator = rest[word..].iter().position(is_alphanumeric).unwrap_or_default();
-        let is_separator = match &rest[word..word + separator] {
-            b"." | b"_" | b"__" => true,
-            dashes => !dashes.is_empty() && dashes.iter().all(|byte| *byte == b'-'),
-        };
-        if word == 0 || !is_separator {
-            return false;
-        }
-        rest = &rest[word + separator..];
-    }
+    let bytes = text.as_bytes();
+    let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else {
+        return false;
+    };
+    is_alphanumeric(first)
+        && is_alphanumeric(last)
+        && bytes
+            .split(is_alphanumeric)
+            .all(|separator| matches!(separator, b"" | b"." | b"_" | b"__") || separator.iter().all(|byte| *byte == b'-'))
 }
 
 // === impl UpstreamName ===

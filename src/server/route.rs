@@ -77,8 +77,8 @@ pub(super) fn parse(path: &str, query: Option<&str>) -> Result<Route, RouteError
         rest => rest,
     };
     // A name has slashes, so that a path is read from its end.
-    let (rest, last) = last_segment(rest).ok_or(RouteError::NotTheApi)?;
-    let (name, noun) = last_segment(rest).ok_or(RouteError::NotTheApi)?;
+    let (rest, last) = rest.rsplit_once('/').ok_or(RouteError::NotTheApi)?;
+    let (name, noun) = rest.rsplit_once('/').ok_or(RouteError::NotTheApi)?;
     let page = || Page::parse(query.unwrap_or_default()).ok_or(RouteError::BadPage);
     let (name, endpoint) = match (noun, last) {
         ("manifests", reference) => {
@@ -89,7 +89,7 @@ pub(super) fn parse(path: &str, query: Option<&str>) -> Result<Route, RouteError
         ("blobs", digest) => (name, Endpoint::Blob(parse_digest(digest)?)),
         ("tags", "list") => (name, Endpoint::Tags(page()?)),
         ("referrers", digest) => (name, Endpoint::Referrers(parse_digest(digest)?, page()?)),
-        ("uploads", _) => match last_segment(name) {
+        ("uploads", _) => match name.rsplit_once('/') {
             Some((name, "blobs")) => (name, Endpoint::Upload),
             _ => return Err(RouteError::NotTheApi),
         },
@@ -100,17 +100,7 @@ pub(super) fn parse(path: &str, query: Option<&str>) -> Result<Route, RouteError
 
 /// What comes before the first slash, and what comes after it if there is one.
 fn first_segment(path: &str) -> (&str, Option<&str>) {
-    match path.bytes().position(|byte| byte == b'/') {
-        Some(slash) => (&path[..slash], Some(&path[slash + 1..])),
-        None => (path, None),
-    }
-}
-
-/// What comes before the last slash, and what comes after it. (The standard library's search costs several times as much for texts as
-/// short as these.)
-fn last_segment(path: &str) -> Option<(&str, &str)> {
-    let slash = path.bytes().rposition(|byte| byte == b'/')?;
-    Some((&path[..slash], &path[slash + 1..]))
+    path.split_once('/').map_or((path, None), |(first, rest)| (first, Some(rest)))
 }
 
 fn parse_digest(text: &str) -> Result<Digest, RouteError> {
