@@ -78,8 +78,8 @@ pub trait StoredFile: Send + Sync + 'static {
     fn sync_data(&self) -> io::Result<()>;
     /// The size in bytes.
     fn len(&self) -> io::Result<u64>;
-    /// The size in bytes of a file that has a name; `None` once that is gone, or another file's. Does not block, so one that would have to
-    /// ask a disk cannot tell, and says `None` as well.
+    /// The size in bytes of a file that has a name, whichever; `None` once it has none, be it removed or replaced. Does not block, so one
+    /// that would have to ask a disk cannot tell, and says `None` as well.
     fn len_if_named(&self) -> Option<u64> {
         None
     }

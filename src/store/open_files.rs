@@ -2,8 +2,8 @@
 //! more than all the rest of a small blob's hit. Nothing in here keeps content from being evicted, replaced or removed; whoever
 //! removes it says so first, so that its room is free as soon as nobody reads it.
 //!
-//! It is a set-associative cache, as a processor's: a bounded number of files in any case, and one that is let go of is closed in that moment.
-//! (moka, which has what else is in memory, drops values some time later.)
+//! It is a set-associative cache, as a processor's: there are never more files than it has places, and one that is let go of is closed in
+//! that moment. moka, which has what else is in memory, promises neither: it drops values when its epochs allow (crossbeam-epoch).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -24,9 +24,9 @@ const PROBE_BYTES: u64 = 1 << 20;
 pub(super) fn start(closed: Receiver<Infallible>, blobs: Weak<Blobs>) -> io::Result<()> {
     // What the disk of a simulation is asked for follows from its seed.
     #[cfg(test)]
-    let probes = !crate::util::simulated::is_under_way();
+    let is_real = !crate::util::simulated::is_under_way();
     #[cfg(not(test))]
-    let probes = true;
+    let is_real = true;
     let run = move || {
         for look in 1_u32.. {
             if closed.recv_timeout(INTERVAL) != Err(RecvTimeoutError::Timeout) {
@@ -34,10 +34,10 @@ pub(super) fn start(closed: Receiver<Infallible>, blobs: Weak<Blobs>) -> io::Res
             }
             let Some(blobs) = blobs.upgrade() else { continue };
             blobs.look_after_folder();
-            if probes && look.is_multiple_of(LOOKS_PER_SWEEP) {
+            if is_real && look.is_multiple_of(LOOKS_PER_SWEEP) {
                 blobs.open_files.forget_removed();
             }
-            if probes && look.is_multiple_of(LOOKS_PER_PROBE) && blobs.health.has_failed_to_store() {
+            if is_real && look.is_multiple_of(LOOKS_PER_PROBE) && blobs.health.has_failed_to_store() {
                 blobs.probe();
             }
         }
