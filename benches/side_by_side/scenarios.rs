@@ -7,6 +7,7 @@ mod crowd;
 mod herd;
 mod hot_blob;
 mod hot_manifest;
+mod hot_mixed;
 mod hot_tls;
 
 use std::path::PathBuf;
@@ -27,12 +28,13 @@ pub(crate) struct Scenario {
 }
 
 /// All of them, in the order in which they run.
-pub(crate) const SCENARIOS: [Scenario; 12] = [
+pub(crate) const SCENARIOS: [Scenario; 13] = [
     Scenario { name: "hot-blob", run: hot_blob::run },
     Scenario { name: "hot-tls", run: hot_tls::run },
     Scenario { name: "hot-manifest-by-digest", run: hot_manifest::by_digest },
     Scenario { name: "hot-manifest-by-tag", run: hot_manifest::by_tag },
     Scenario { name: "hot-manifest-connections", run: hot_manifest::over_connections },
+    Scenario { name: "hot-mixed", run: hot_mixed::run },
     Scenario { name: "cold-fast", run: cold_pull::fast },
     Scenario { name: "cold-wan", run: cold_pull::wan },
     Scenario { name: "cold-blob-limited-link", run: cold_blob::limited_link },

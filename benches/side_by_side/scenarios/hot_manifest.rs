@@ -12,7 +12,7 @@ use crate::servers::{Cache, Server, Subject};
 use crate::upstream::Network;
 
 const RATE: Figure = Figure::more("requests/s", 0);
-const P99: Figure = Figure::less("p99, ms", 2);
+pub(super) const P99: Figure = Figure::less("p99, ms", 2);
 const CPU: Figure = Figure::less("CPU µs per request", 1);
 const FEW: Connections = Connections::Kept(32);
 
@@ -81,6 +81,7 @@ fn start(stage: &Stage, results: &mut Results, caches: &[Cache], path: &str) -> 
     Ok(servers)
 }
 
+/// Has so many connections ask for what is at `path`, the manifest, and notes how the server bore it and what it cost.
 fn measure(
     stage: &Stage,
     results: &mut Results,
@@ -89,14 +90,27 @@ fn measure(
     path: &str,
     connections: Connections,
 ) -> Result<()> {
-    let size = stage.upstream.image(HOT_MANIFEST)?.manifest.size;
     let before = server.process.cpu()?;
+    let answers = ask(stage, results, conditions, server, path, connections)?;
+    let cpu = server.process.cpu()? - before;
+    results.add(conditions, CPU, server.subject, cpu.as_secs_f64() * 1e6 / answers);
+    Ok(())
+}
+
+/// As [`measure`], where the server does something else besides, so that its cost says nothing. Gives how many answers came.
+pub(super) fn ask(
+    stage: &Stage,
+    results: &mut Results,
+    conditions: &'static str,
+    server: &Server,
+    path: &str,
+    connections: Connections,
+) -> Result<f64> {
+    let size = stage.upstream.image(HOT_MANIFEST)?.manifest.size;
     let load = load::run(server.address, path, size, connections, stage.plan.load)
         .with_context(|| format!("{} failed under load", server.subject.name()))?;
-    let cpu = server.process.cpu()? - before;
     let answers = load.answers as f64;
     results.add(conditions, RATE, server.subject, answers / load.took.as_secs_f64());
     results.add(conditions, P99, server.subject, load.p99.as_secs_f64() * 1e3);
-    results.add(conditions, CPU, server.subject, cpu.as_secs_f64() * 1e6 / answers);
-    Ok(())
+    Ok(answers)
 }
