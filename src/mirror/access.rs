@@ -168,17 +168,20 @@ impl Mirror {
                     Err(error) if (is_passing(&error) || failure.is_some() && error.is_flapping()) && tries.take(upstream) => {
                         tokio::time::sleep(jitter(pause).max(error.retry_after().unwrap_or_default())).await;
                         pause *= 2;
-                        failure = Some(error);
+                        if !matches!(error, UpstreamError::Suspended { .. }) {
+                            failure = Some(error);
+                        }
                     }
                     result => return result,
                 }
             }
             place.upstream.origin.ask(question).await
         };
-        let result = match tokio::time::timeout(self.shared.timing.patience, asking).await {
-            Ok(result) => result,
-            // How it failed says more than that there was no time to ask again.
-            Err(_) => Err(failure.unwrap_or_else(late)),
+        let result = match (tokio::time::timeout(self.shared.timing.patience, asking).await, failure) {
+            // How it has failed says more than that it is left alone for it, or that there was no time to ask again.
+            (Ok(Err(UpstreamError::Suspended { .. })) | Err(_), Some(failure)) => Err(failure),
+            (Ok(result), _) => result,
+            (Err(_), None) => Err(late()),
         };
         if matches!(result, Ok(_) | Err(UpstreamError::NotFound)) {
             self.note_answer(&place.upstream.name);

@@ -185,6 +185,20 @@ async fn an_error_is_told_as_what_it_is() {
     assert_eq!(pull(&larder, NAME, TAG).await, image.manifest().digest.as_str());
 }
 
+/// Who has seen the upstream fail hears how, also when it is left alone for that before it is asked for the last time.
+#[tokio::test]
+async fn who_has_seen_the_upstream_fail_hears_how() {
+    let image = image(119, &[1_000]);
+    let hub = hub_with(&image).await;
+    let larder = Larder::of(&hub).await;
+    let fault = hub.fault(Fault::on(Listener::Registry).status(503));
+    let answer = larder.get(manifest(TAG)).await;
+    assert_eq!((answer.status(), answer.cache_status()), (503, "larder; fwd=miss; fwd-status=503"));
+    assert!(fault.fired() >= 3, "it was asked {} times", fault.fired());
+    let answer = larder.get(manifest(TAG)).await;
+    assert_eq!((answer.status(), answer.cache_status()), (503, "larder; fwd=miss"), "nobody was asked for this one");
+}
+
 /// What an upstream has not is what the client hears, whether its name is wrong or hidden.
 #[tokio::test]
 async fn not_found_is_told_as_not_found() {
