@@ -11,9 +11,13 @@ mod range;
 mod registry;
 mod respond;
 mod route;
+mod seats;
+mod serving;
 mod tls;
+mod workers;
 
 pub use admin::{Lines, Tool, ToolAnswer, router as admin_router};
 pub use listener::{Listener, Settings};
 pub use registry::Registry;
 pub use tls::{Certificate, TlsError};
+pub use workers::Workers;

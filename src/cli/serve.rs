@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal as _, Write};
 use std::path::Path;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,6 +11,7 @@ use std::time::Duration;
 use anyhow::Context;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
+use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tracing::level_filters::LevelFilter;
@@ -28,7 +30,7 @@ use super::{fail, load, verify};
 use crate::config::{self, Config};
 use crate::fill::{Fills, Lanes, Limits};
 use crate::mirror::{Mirror, PrefetchObserver, Timing};
-use crate::server::{Certificate, Listener, Registry as RegistryApi, Settings, Tool, admin_router};
+use crate::server::{Certificate, Listener, Registry as RegistryApi, Settings, Tool, Workers, admin_router};
 use crate::store::{OPEN_FILES_MAX, OsFileSystem, Store, StoreConfig};
 use crate::telemetry::{LogFormat, Metrics, init_logging};
 use crate::util::SystemClock;
@@ -36,19 +38,15 @@ use crate::util::SystemClock;
 /// How long answers under way may go on after a request to stop.
 const DRAIN: Duration = Duration::from_secs(300);
 
-/// Of how many tasks a worker takes one from the queue that all share. Connections get there when a worker has more than 256 that are
-/// ready; with tokio's own figure, some sixty, they then wait much longer than others: the p99 of a thousand busy ones is twice this.
-const SHARED_QUEUE_INTERVAL: u32 = 2;
-
-/// After how many tasks a worker looks for what has come in. To send a piece of a blob takes a task a hundred times as long as a small
-/// answer: with tokio's own figure, 61, a manifest waited 8 ms behind four clients that read large blobs at the speed of memory, and waits
-/// one or two. To look costs a small answer's load nothing that could be measured; after every second task, a thousand busy connections
-/// wait longer.
-const EVENT_INTERVAL: u32 = 4;
+/// How long what blocks has to end when the process does.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// How many descriptors are kept for what there is without clients: files that are kept open, the catalog, the listeners, connections
 /// that upstreams keep open.
 const OWN_DESCRIPTORS: u64 = OPEN_FILES_MAX as u64 + 64;
+
+/// And how many for each worker: what it waits with, the socket at which it accepts, and a connection that waits for its place.
+const DESCRIPTORS_PER_WORKER: u64 = 8;
 
 /// How many descriptors a client's connection may need: its own, the content's, and the one to the upstream.
 const DESCRIPTORS_PER_CONNECTION: u64 = 3;
@@ -74,19 +72,22 @@ pub(super) fn run(file: Option<&Path>) -> ExitCode {
     if let Err(error) = init_logging(format, LevelFilter::from_level(config.log.level)) {
         return fail(error, 1);
     }
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    builder.enable_all().global_queue_interval(SHARED_QUEUE_INTERVAL).event_interval(EVENT_INTERVAL);
-    let runtime = builder.build();
-    let served = runtime.context("cannot start the runtime").and_then(|runtime| {
-        let served = runtime.block_on(serve(file, &config));
-        // Fills that are still under way are cut: the next run goes on with what they have.
-        runtime.shutdown_timeout(Duration::from_secs(1));
-        served
-    });
-    match served {
+    match start(file, &config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(format_args!("{error:#}"), 1),
     }
+}
+
+fn start(file: Option<&Path>, config: &Config) -> anyhow::Result<()> {
+    // For all that clients do not wait for: they have the workers.
+    let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+    let descriptors = raise_descriptor_limit();
+    let workers = Workers::start(None, GRACE).context("cannot start the threads that serve")?;
+    let served = runtime.block_on(serve(file, config, descriptors, &workers));
+    // Fills that are still under way are cut: the next run goes on with what they have.
+    workers.stop();
+    runtime.shutdown_timeout(GRACE);
+    served
 }
 
 /// Raises the soft limit on descriptors to the hard one: a shell's usual 1,024 would be less than `limits.max_connections`.
@@ -107,8 +108,9 @@ fn raise_descriptor_limit() -> Option<u64> {
 
 /// How many connections of clients are accepted at a time, of `wanted`: those beyond wait to be accepted, rather than that the ones
 /// before them find no descriptor left for the content that they ask for.
-fn connections_within(descriptors: Option<u64>, wanted: usize) -> usize {
-    let most = descriptors.map_or(u64::MAX, |limit| limit.saturating_sub(OWN_DESCRIPTORS) / DESCRIPTORS_PER_CONNECTION).max(1);
+fn connections_within(descriptors: Option<u64>, workers: usize, wanted: usize) -> usize {
+    let own = OWN_DESCRIPTORS + workers as u64 * DESCRIPTORS_PER_WORKER;
+    let most = descriptors.map_or(u64::MAX, |limit| limit.saturating_sub(own) / DESCRIPTORS_PER_CONNECTION).max(1);
     let most = usize::try_from(most).unwrap_or(usize::MAX);
     if most < wanted {
         tracing::info!(
@@ -120,9 +122,8 @@ fn connections_within(descriptors: Option<u64>, wanted: usize) -> usize {
     wanted.min(most)
 }
 
-async fn serve(file: Option<&Path>, config: &Config) -> anyhow::Result<()> {
+async fn serve(file: Option<&Path>, config: &Config, descriptors: Option<u64>, workers: &Workers) -> anyhow::Result<()> {
     let mut signals = Signals::new().context("cannot wait for signals")?;
-    let descriptors = raise_descriptor_limit();
     let names = config.upstreams.iter().map(|upstream| upstream.name.as_str());
     let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"), names, &words()));
     let (upstreams, gates) = upstreams(config, &metrics)?;
@@ -161,12 +162,12 @@ async fn serve(file: Option<&Path>, config: &Config) -> anyhow::Result<()> {
     let tls = certificate.as_ref().map(Certificate::server_config).transpose().context("cannot serve TLS")?;
     let api = RegistryApi::new(mirror.clone(), Arc::clone(&metrics), config.timeouts.answer);
     let settings = Settings {
-        max_connections: connections_within(descriptors, config.limits.max_connections.get()),
+        max_connections: connections_within(descriptors, workers.count(), config.limits.max_connections.get()),
         max_connections_per_client: config.limits.max_connections_per_client.get(),
         drain: DRAIN,
     };
     let is_tls = tls.is_some();
-    let listener = Listener::bind(config.listen, tls, api, settings, Arc::clone(&metrics))
+    let listener = Listener::bind(config.listen, tls, api, settings, Arc::clone(&metrics), workers)
         .with_context(|| format!("cannot listen on {}", config.listen))?;
     let admin =
         TcpListener::bind(config.admin.listen).await.with_context(|| format!("cannot listen on {}", config.admin.listen))?;
@@ -201,8 +202,7 @@ async fn serve(file: Option<&Path>, config: &Config) -> anyhow::Result<()> {
 
     let running = Running { file: file.map(Path::to_owned), config: config.clone(), certificate };
     let keeping_up = signals.take_hangups().map(|hangups| tokio::spawn(running.keep_up(hangups)));
-    // A task, so that connections are accepted where they are served: this one runs on a thread of its own.
-    let mut serving = tokio::spawn(listener.serve(stopped(stopping)));
+    let mut serving = pin!(listener.serve(stopping));
     tokio::select! {
         served = &mut serving => served.context("the listener has failed")?,
         name = signals.next() => {
@@ -246,7 +246,7 @@ fn announce(
 ) -> anyhow::Result<()> {
     let (defaults, others): (Vec<_>, Vec<_>) = config.upstreams.iter().partition(|upstream| upstream.default);
     let facts = Facts {
-        listen: listener.address()?,
+        listen: listener.address(),
         admin: admin.local_addr()?,
         is_tls,
         cache_dir: &config.cache.dir,
@@ -259,11 +259,6 @@ fn announce(
     let _ = out.write_all(banner::text(&facts).as_bytes()).and_then(|()| out.flush());
     tracing::info!(listen = %facts.listen, admin = %facts.admin, cache.dir = %config.cache.dir.display(), cache.max_bytes = max_bytes, "listening");
     Ok(())
-}
-
-async fn stopped(mut stopping: watch::Receiver<bool>) {
-    // The sender is gone only when the process is about to be.
-    let _ = stopping.wait_for(|stop| *stop).await;
 }
 
 /// The signals that ask a server to stop.
@@ -310,11 +305,11 @@ mod tests {
         for (descriptors, wanted, accepted) in [
             (None, 8192, 8192),
             (Some(1 << 20), 8192, 8192),
-            (Some(1024), 8192, 277),
+            (Some(1024), 8192, 272),
             (Some(1024), 100, 100),
             (Some(20), 8192, 1),
         ] {
-            assert_eq!(connections_within(descriptors, wanted), accepted, "{descriptors:?}");
+            assert_eq!(connections_within(descriptors, 2, wanted), accepted, "{descriptors:?}");
         }
     }
 }

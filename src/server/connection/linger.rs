@@ -27,9 +27,6 @@ const SENT_AT_ONCE: usize = 1 << 20;
 /// (`net.ipv4.tcp_mem`): then all connections crawl, those to the upstreams too.
 pub(in crate::server) const UNSENT_MAX_BYTES: u32 = 256 << 10;
 
-/// The same while a stream is corked. More than the above makes nobody faster who is one of many.
-const UNSENT_CORKED_MAX_BYTES: u32 = 1 << 20;
-
 /// A TCP stream that lingers when it is dropped: it says that nothing more will come, and waits until the client has seen that.
 pub(in crate::server) struct Lingering {
     /// `None` only while it is dropped.
@@ -64,8 +61,7 @@ impl Lingering {
         self.poll_output(cx, |socket| Ok(rustix::fs::sendfile(socket, file, Some(&mut offset.clone()), count)?))
     }
 
-    /// Until the next flush, what does not fill a segment waits for what comes after it (`TCP_CORK`, tcp(7)), and more may wait unsent.
-    /// For one of few.
+    /// Until the next flush, what does not fill a segment waits for what comes after it (`TCP_CORK`, tcp(7)).
     pub(super) fn cork(&mut self) {
         self.set_corked(true);
     }
@@ -73,9 +69,7 @@ impl Lingering {
     fn set_corked(&mut self, is_corked: bool) {
         if let Some(stream) = self.stream.as_ref().filter(|_| self.is_corked != is_corked) {
             self.is_corked = is_corked;
-            let unsent = if is_corked { UNSENT_CORKED_MAX_BYTES } else { UNSENT_MAX_BYTES };
-            // These cannot fail on a TCP socket; if they did, segments would be smaller, or the last of them late.
-            let _ = SockRef::from(stream).set_tcp_notsent_lowat(unsent);
+            // It cannot fail on a TCP socket; if it did, segments would be smaller, or the last of them late.
             let _ = SockRef::from(stream).set_tcp_cork(is_corked);
         }
     }
@@ -232,13 +226,10 @@ mod tests {
     #[tokio::test]
     async fn a_flush_ends_what_a_cork_began() {
         let (_client, mut server) = connect(&Turn::alternating()).await;
-        let options = |server: &Lingering| {
-            let socket = SockRef::from(server.stream.as_ref().unwrap());
-            (socket.tcp_cork().unwrap(), socket.tcp_notsent_lowat().unwrap())
-        };
+        let is_corked = |server: &Lingering| SockRef::from(server.stream.as_ref().unwrap()).tcp_cork().unwrap();
         server.cork();
-        assert_eq!(options(&server), (true, UNSENT_CORKED_MAX_BYTES));
+        assert!(is_corked(&server));
         server.flush().await.unwrap();
-        assert_eq!(options(&server), (false, UNSENT_MAX_BYTES));
+        assert!(!is_corked(&server));
     }
 }
