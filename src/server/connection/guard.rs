@@ -98,6 +98,11 @@ impl Turn {
         self.change(ANSWERED);
     }
 
+    /// The client has its answer, and has not asked anew.
+    pub(super) fn is_clients(&self) -> bool {
+        self.is(CLIENT)
+    }
+
     fn change(&self, to: u8) {
         if !self.is(SHARED) {
             self.0.turn.store(to, Ordering::Release);

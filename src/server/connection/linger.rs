@@ -31,7 +31,7 @@ pub(in crate::server) const UNSENT_MAX_BYTES: u32 = 256 << 10;
 pub(in crate::server) struct Lingering {
     /// `None` only while it is dropped.
     stream: Option<TcpStream>,
-    turn: Turn,
+    pub(super) turn: Turn,
     /// The client has closed its side, or the connection has failed: there is nothing to wait for.
     is_over: bool,
     /// We have said that nothing more will come.

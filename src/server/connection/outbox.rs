@@ -156,6 +156,8 @@ fn is_of_socket(error: &io::Error) -> bool {
 
 impl AsyncRead for Courier {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        // Others have their turn while the client is waited for.
+        self.is_turn_over &= !self.stream.turn.is_clients();
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
@@ -378,17 +380,38 @@ mod tests {
     #[tokio::test]
     async fn others_have_a_turn_after_each_call() {
         let mut bed = Bed::new().await;
+        let turn = bed.courier.stream.turn.clone();
         // Two of them, so that there is one to go on with if the socket takes all of the first.
         let queue = [bed.post(0..SIZE, vec![]), bed.post(0..SIZE, vec![])];
         let woken = Arc::new(Woken::default());
         let waker = Arc::clone(&woken).into();
         let mut cx = Context::from_waker(&waker);
-        let mut send = |rest: &[u8]| Pin::new(&mut bed.courier).poll_write_vectored(&mut cx, &[IoSlice::new(rest)]);
+        // hyper looks whether the client is still there before it writes.
+        let mut send = |rest: &[u8]| {
+            assert!(Pin::new(&mut bed.courier).poll_read(&mut cx, &mut ReadBuf::new(&mut [0])).is_pending());
+            Pin::new(&mut bed.courier).poll_write_vectored(&mut cx, &[IoSlice::new(rest)])
+        };
+        turn.ours();
         let Poll::Ready(Ok(sent)) = send(&queue[0]) else { panic!("there is room in a new socket") };
-        let next = send(if sent == SIZE { &queue[1] } else { &queue[0][sent..] });
+        let rest = if sent == SIZE { &queue[1] } else { &queue[0][sent..] };
+        let next = send(rest);
         // The runtime has had no moment in which to notice room in the socket: who is woken has done that itself.
         let gives_way = next.is_pending() && woken.0.load(Ordering::Relaxed) == 1;
         assert!(gives_way, "{sent} of {SIZE} bytes were sent, then {next:?}");
+        let _ = send(rest);
+        assert_eq!(woken.0.load(Ordering::Relaxed), 1, "others have had their turn");
+    }
+
+    #[tokio::test]
+    async fn who_waited_for_the_client_has_given_others_their_turn() {
+        let mut bed = Bed::new().await;
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let stand_in = bed.post(0..1, vec![]);
+        let sent = Pin::new(&mut bed.courier).poll_write_vectored(&mut cx, &[IoSlice::new(&stand_in)]);
+        assert!(matches!(sent, Poll::Ready(Ok(1))) && bed.courier.is_turn_over, "{sent:?}");
+        assert!(Pin::new(&mut bed.courier).poll_read(&mut cx, &mut ReadBuf::new(&mut [0])).is_pending());
+        let head = Pin::new(&mut bed.courier).poll_write_vectored(&mut cx, &[IoSlice::new(b"head")]);
+        assert!(matches!(head, Poll::Ready(Ok(4))), "{head:?}");
     }
 
     #[tokio::test]
