@@ -2,12 +2,15 @@
 //! which may be earlier by now than when it began, and knows of no other lane.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
 use tokio::sync::{Mutex, Notify};
 use tokio::task::{JoinError, JoinHandle};
+use tokio::time::{Instant, sleep};
 
 use super::error::FillError;
 use super::flight::Fill;
@@ -24,6 +27,10 @@ const BATCH: usize = 512 << 10;
 
 /// How many bytes are written first: who waits for the first one is not to wait until many are written and hashed.
 const FIRST: usize = 64 << 10;
+
+/// For how long the first bytes of a batch wait for more. A link brings a few KiB at a time: to hand each of these on at once was an eighth
+/// of the processor time of a pull at 200 MB/s.
+const GATHERING: Duration = Duration::from_millis(2);
 
 /// What the lanes of a fill share.
 pub(super) struct Site<'a> {
@@ -104,12 +111,15 @@ impl<'a> Lane<'a> {
     /// Takes `body`, which begins at the share's first byte, to the end of the share.
     pub(super) async fn receive(mut self, mut body: Body) -> Result<Ended, FillError> {
         let mut batch = Batch::default();
+        let mut gathering = pin!(sleep(GATHERING));
+        let mut is_due = false;
         let end = loop {
-            if batch.len >= BATCH || (self.writing.is_none() && batch.len > 0) {
+            if batch.len >= BATCH || (self.writing.is_none() && batch.len > 0 && (is_due || !self.has_begun)) {
                 self.settle().await?;
                 let first = if self.has_begun { None } else { batch.split_first(FIRST) };
                 let next = first.unwrap_or_else(|| std::mem::take(&mut batch));
                 self.write(next, self.taken - batch.len as u64).await?;
+                is_due = false;
             }
             if self.taken >= self.site.fill.end_of_share(self.id) {
                 break Ok(Ended::Done);
@@ -125,9 +135,18 @@ impl<'a> Lane<'a> {
                 }
                 () = stop.notified() => continue,
                 next = body.next() => next,
+                () = &mut gathering, if batch.len > 0 && !is_due => {
+                    is_due = true;
+                    continue;
+                }
             };
             match next {
-                Some(Ok(chunk)) => self.take(&mut batch, chunk),
+                Some(Ok(chunk)) => {
+                    if batch.len == 0 {
+                        gathering.as_mut().reset(Instant::now() + GATHERING);
+                    }
+                    self.take(&mut batch, chunk);
+                }
                 Some(Err(error)) => break Err(error),
                 None => break self.ended(),
             }
