@@ -101,13 +101,17 @@ impl Mirror {
             Waited::Ended(Err(error)) => return self.stale(place, &key, &policy, error).await,
             Waited::Late(answer) => return Ok(answer),
         }
-        let resolving = self.resolve(place, &key, caller, is_known);
-        let resolved = match self.wait(resolving, stale_after(Phase::Headers)).await {
-            Waited::Ended(resolved) => resolved,
-            Waited::Late(answer) => {
-                self.note_slow(&place.upstream.name);
-                return Ok(answer);
-            }
+        // Who waited for a turn may have been one of several, of whom the first has asked for all.
+        let told = self.shared.tags.get(&key).filter(|record| self.age(&key, &policy, record.checked_at) == Age::Fresh);
+        let resolved = match told {
+            Some(record) => Ok((record, CacheOutcome::RevalidatedJoined)),
+            None => match self.wait(self.resolve(place, &key, caller, is_known), stale_after(Phase::Headers)).await {
+                Waited::Ended(resolved) => resolved,
+                Waited::Late(answer) => {
+                    self.note_slow(&place.upstream.name);
+                    return Ok(answer);
+                }
+            },
         };
         let answer = match resolved {
             Ok((record, outcome)) => self.answer_as_told(place, &key, &record, want, outcome, caller).await,
