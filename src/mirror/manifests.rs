@@ -179,6 +179,12 @@ impl Mirror {
         let key = ContentKey::new(place, Kind::Manifest, digest);
         if !self.shared.fetches.is_under_way(&key) {
             self.turn(place, caller).await?;
+            // Who waited may have been one of several, of whom the first has fetched it for all.
+            if self.shared.readable.contains_key(&key)
+                && let Some(document) = self.cached_document(digest).await
+            {
+                return Ok((document, CacheOutcome::Joined));
+            }
         }
         let work = || {
             let (mirror, place, key) = (self.clone(), place.clone(), key.clone());

@@ -225,18 +225,22 @@ async fn a_client_that_asks_for_what_is_not_there_waits_for_itself_alone() {
     }
 }
 
-/// Several of one client wait for their turns to ask for one tag: the first of them asks for all.
+/// Several of one client wait for their turns to ask for one manifest: the first of them asks for all.
 #[tokio::test]
-async fn who_waits_for_a_turn_to_ask_for_a_tag_hears_what_another_has_been_told_meanwhile() {
+async fn who_waits_for_a_turn_hears_what_another_has_been_told_meanwhile() {
     let image = image(512, &[1_000]);
-    let hub = hub_with(&image).await;
-    let larder = Larder::with(&hub, "limits.misses_per_client = 2").await;
-    for number in 0..10 {
-        assert_eq!(larder.get(manifest(format!("guess-{number}"))).await.status(), 404);
+    let digest = &image.manifest().digest;
+    for reference in [TAG, digest.as_str()] {
+        let hub = hub_with(&image).await;
+        let larder = Larder::with(&hub, "limits.misses_per_client = 2").await;
+        for number in 0..10 {
+            assert_eq!(larder.get(manifest(format!("guess-{number}"))).await.status(), 404);
+        }
+        let answers = join_all((0..5).map(|_| larder.get(manifest(reference)))).await;
+        assert!(answers.iter().all(|answer| answer.status() == 200), "{answers:?}");
+        let asked = |method, reference| hub.requests().method(method).path_contains(format!("manifests/{reference}")).count();
+        assert_eq!((asked("HEAD", TAG), asked("GET", digest.as_str())), (usize::from(reference == TAG), 1), "{reference}");
     }
-    let answers = join_all((0..5).map(|_| larder.get(manifest(TAG)))).await;
-    assert!(answers.iter().all(|answer| answer.status() == 200), "{answers:?}");
-    assert_eq!(hub.requests().method("HEAD").path_contains(format!("manifests/{TAG}")).count(), 1);
 }
 
 /// Docker Hub denies what it does not have. Who guesses the names of repositories has as few turns as who guesses tags.
