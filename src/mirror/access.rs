@@ -123,12 +123,31 @@ impl Mirror {
         self.forget_denial(&Asked::Content(key.clone()));
     }
 
+    /// Has the upstream prove that `place` has the content, if it has not done so by the time that it may be asked.
+    pub(super) async fn prove(&self, place: &Place, key: &ContentKey, caller: Caller) -> Result<(), MirrorError> {
+        self.turn_to_confirm(place, key, caller).await?;
+        // Who waited may have been one of several, of whom the first has asked for all.
+        if self.shared.readable.contains_key(key) {
+            return Ok(());
+        }
+        self.confirm_now(place, key, caller).await.map(drop)
+    }
+
     /// Has the upstream confirm that `place` has the content, by a HEAD that all who wait share.
     pub(super) async fn confirm(&self, place: &Place, key: &ContentKey, caller: Caller) -> Result<Head, MirrorError> {
+        self.turn_to_confirm(place, key, caller).await?;
+        self.confirm_now(place, key, caller).await
+    }
+
+    async fn turn_to_confirm(&self, place: &Place, key: &ContentKey, caller: Caller) -> Result<(), MirrorError> {
         self.not_denied(&Asked::Content(key.clone()))?;
-        if !self.shared.confirmations.is_under_way(key) {
-            self.turn(place, caller).await?;
+        match self.shared.confirmations.is_under_way(key) {
+            true => Ok(()),
+            false => self.turn(place, caller).await,
         }
+    }
+
+    async fn confirm_now(&self, place: &Place, key: &ContentKey, caller: Caller) -> Result<Head, MirrorError> {
         let (result, joined) = self
             .shared
             .confirmations

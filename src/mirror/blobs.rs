@@ -100,7 +100,7 @@ impl Mirror {
         let outcome = match access {
             Access::Granted { .. } => CacheOutcome::Hit,
             Access::Unproven { .. } => {
-                self.confirm(place, key, caller).boxed().await?;
+                self.prove(place, key, caller).boxed().await?;
                 CacheOutcome::Revalidated
             }
         };
@@ -131,12 +131,12 @@ impl Mirror {
             let of_this_place = fill.source().is(&source);
             // The fill's own answer proves that the repository it reads from has the content, and no other.
             if !of_this_place && matches!(access, Access::Unproven { .. }) {
-                self.confirm(place, key, caller).await?;
+                self.prove(place, key, caller).await?;
             }
             match fill.opened().await {
                 Ok(_) => {
                     if of_this_place && !fill.is_vouched_for() && matches!(access, Access::Unproven { .. }) {
-                        self.confirm(place, key, caller).await?;
+                        self.prove(place, key, caller).await?;
                     }
                     self.grant_meanwhile(key);
                     return Ok(BlobAnswer { content: Readable::InFlight(fill), lookup: Lookup::of(outcome) });

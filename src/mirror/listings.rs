@@ -163,6 +163,10 @@ impl Mirror {
                 Waited::Ended(turn) => turn?,
                 Waited::Late(stale) => return Ok(stale),
             }
+            // Who waited may have been one of several, of whom the first has asked for all.
+            if let Some(listing) = self.shared.listings.get(key).filter(|listing| self.is_listing_fresh(listing.checked_at)) {
+                return Ok((listing, Lookup::of(CacheOutcome::Joined)));
+            }
         }
         let (result, joined) =
             match self.wait(self.shared.listing_fetches.run(key.clone(), ask), stale_after(Phase::Headers)).await {

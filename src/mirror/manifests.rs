@@ -78,7 +78,7 @@ impl Mirror {
             let outcome = match access {
                 Access::Granted { .. } => CacheOutcome::Hit,
                 Access::Unproven { .. } => {
-                    self.confirm(place, &key, caller).boxed().await?;
+                    self.prove(place, &key, caller).boxed().await?;
                     CacheOutcome::Revalidated
                 }
             };

@@ -5,9 +5,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use larder_testkit::{Fault, Hub, Image, Listener};
+use larder_testkit::{Fault, Hub, Image, Listener, Repository};
 
-use crate::support::{Answer, Larder, NAME, TAG, checked, counted, hub_with, image, manifest, pull};
+use crate::support::{Answer, Larder, NAME, TAG, checked, counted, hub_with, image, manifest, prepare, pull};
 
 const REVALIDATING: &str = "larder; hit; detail=stale-while-revalidate";
 
@@ -225,21 +225,34 @@ async fn a_client_that_asks_for_what_is_not_there_waits_for_itself_alone() {
     }
 }
 
-/// Several of one client wait for their turns to ask for one manifest: the first of them asks for all.
+/// Several of one client wait for their turns to ask for the same: the first of them asks for all.
 #[tokio::test]
 async fn who_waits_for_a_turn_hears_what_another_has_been_told_meanwhile() {
+    const OTHER: &str = "library/other";
     let image = image(512, &[1_000]);
     let digest = &image.manifest().digest;
-    for reference in [TAG, digest.as_str()] {
-        let hub = hub_with(&image).await;
+    let layer = image.layers()[0].digest();
+    let blob = format!("/v2/{OTHER}/blobs/{layer}");
+    for (target, asked) in [
+        (manifest(TAG), vec![("HEAD", TAG), ("GET", digest.as_str())]),
+        (manifest(digest), vec![("GET", digest.as_str())]),
+        (format!("/v2/{NAME}/tags/list"), vec![("GET", "tags/list")]),
+        // It is cached, and not known to be this repository's.
+        (blob, vec![("HEAD", "other/blobs/")]),
+    ] {
+        let hub = prepare(&image).repository(Repository::new(OTHER).tag(TAG, &image)).start().await.unwrap();
         let larder = Larder::with(&hub, "limits.misses_per_client = 2").await;
+        if target.contains(OTHER) {
+            pull(&larder, NAME, TAG).await;
+        }
         for number in 0..10 {
             assert_eq!(larder.get(manifest(format!("guess-{number}"))).await.status(), 404);
         }
-        let answers = join_all((0..5).map(|_| larder.get(manifest(reference)))).await;
+        let answers = join_all((0..5).map(|_| larder.get(&target))).await;
         assert!(answers.iter().all(|answer| answer.status() == 200), "{answers:?}");
-        let asked = |method, reference| hub.requests().method(method).path_contains(format!("manifests/{reference}")).count();
-        assert_eq!((asked("HEAD", TAG), asked("GET", digest.as_str())), (usize::from(reference == TAG), 1), "{reference}");
+        let asked_with_token = || hub.requests().with_header("authorization");
+        let count = |(method, part): &(&str, &str)| asked_with_token().method(method).path_contains(part).count();
+        assert_eq!(asked.iter().map(count).collect::<Vec<_>>(), vec![1; asked.len()], "{target}");
     }
 }
 
