@@ -79,8 +79,9 @@ pub(super) fn run(file: Option<&Path>) -> ExitCode {
 }
 
 fn start(file: Option<&Path>, config: &Config) -> anyhow::Result<()> {
-    // For all that clients do not wait for: they have the workers.
-    let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+    // For all that clients do not wait for: they have the workers. Two threads, so that who asks for the server's health does not wait
+    // for what the command line has it do.
+    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().context("cannot start the runtime")?;
     let descriptors = raise_descriptor_limit();
     let workers = Workers::start(None, GRACE).context("cannot start the threads that serve")?;
     let served = runtime.block_on(serve(file, config, descriptors, &workers));

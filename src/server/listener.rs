@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures::future::{join_all, try_join_all};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use rustls::ServerConfig;
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -182,8 +182,9 @@ fn listen(address: SocketAddr, count: usize) -> io::Result<Vec<net::TcpListener>
     let first = net::TcpListener::from(first);
     let address = first.local_addr()?;
     let mut sockets = vec![first];
-    // Only now that nobody else listens here: else two processes could share the address without knowing it.
-    if socket2::SockRef::from(&sockets[0]).set_reuse_port(true).is_ok() {
+    // Only now that nobody else listens here: else two processes could share the address without knowing it. Where the system does not
+    // know this, the first accepts for all.
+    if SockRef::from(&sockets[0]).set_reuse_port(true).is_ok() {
         sockets.extend((1..count).map_while(|_| listen_too(address).ok()));
     }
     Ok(sockets)
@@ -212,8 +213,6 @@ fn socket(address: SocketAddr) -> io::Result<Socket> {
 #[cfg(test)]
 mod tests {
     use std::net::TcpStream as Client;
-
-    use socket2::SockRef;
 
     use super::*;
 
