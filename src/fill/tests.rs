@@ -2,6 +2,7 @@
 
 mod healing;
 mod locate;
+mod trickle;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -244,40 +245,6 @@ async fn what_has_arrived_is_read_at_once_and_the_tail_waits_for_the_digest() {
     assert_eq!((bed.origin.asked.lock().unwrap().len(), bed.counts.joined.load(Ordering::SeqCst)), (1, 1));
 }
 
-/// Each time that bytes are handed on costs more than these bytes where they are few.
-#[tokio::test(start_paused = true)]
-async fn what_comes_in_crumbs_is_gathered_and_nobody_waits_for_it() {
-    let crumb = CHUNK / 10;
-    let content = content(20);
-    let Script::Body { head, .. } = body(&content, 0, None) else { unreachable!("a body is scripted") };
-    let chunks = content.chunks(crumb).map(|chunk| Some(Bytes::copy_from_slice(chunk))).collect();
-    let bed = Bed::new(vec![Script::Body { head, chunks }]);
-    let fill = bed.begin(Digest::sha256(&content));
-    let mut stream = Readable::InFlight(Arc::clone(&fill)).read_all();
-    // The first is there before any time passes, and one that nothing follows a moment later.
-    for (sent, longest) in [(crumb, Duration::ZERO), (2 * crumb, Duration::from_millis(5))] {
-        let begun = tokio::time::Instant::now();
-        bed.permit(1);
-        assert_eq!(stream.next().await.unwrap().unwrap(), content[sent - crumb..sent]);
-        assert!(begun.elapsed() <= longest, "{:?}", begun.elapsed());
-    }
-    let reader = tokio::spawn(async move {
-        let (mut pieces, mut got) = (0, content[..2 * crumb].to_vec());
-        while let Some(piece) = stream.next().await {
-            got.extend_from_slice(&piece.unwrap());
-            pieces += 1;
-        }
-        assert!(got == content);
-        pieces
-    });
-    for _ in 2..200 {
-        bed.permit(1);
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    let pieces = reader.await.unwrap();
-    assert!((40..=110).contains(&pieces), "198 crumbs, one in each ms, came in {pieces} pieces");
-}
-
 #[tokio::test]
 async fn what_has_landed_since_somebody_looked_is_not_fetched_again() {
     let contents = [content(1), content(2)];
@@ -499,22 +466,6 @@ async fn a_large_content_that_nobody_reads_is_left_and_gone_on_with() {
     bed.permit(3);
     bed.until_landed().await;
     assert_eq!(bed.store.get(&digest).await.unwrap().size, content.len() as u64);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_connection_that_trickles_is_replaced_once_and_then_accepted() {
-    let content = content(6);
-    let bed = Bed::new(vec![body(&content, 0, None), body(&content, 3 * CHUNK, None)]);
-    let fill = bed.begin(Digest::sha256(&content));
-    let reader = tokio::spawn(async move { read(&fill).await });
-    // A chunk in eight seconds is less than 64 KiB in ten.
-    for _ in 0..20 {
-        bed.permit(1);
-        tokio::time::sleep(Duration::from_secs(8)).await;
-    }
-    assert!(reader.await.unwrap().0 == content);
-    let asked = bed.origin.asked.lock().unwrap().clone();
-    assert!(matches!(asked[..], [Method::Get, Method::GetRange { .. }]), "{asked:?}");
 }
 
 #[tokio::test]

@@ -16,6 +16,16 @@ pub(super) const P99: Figure = Figure::less("p99, ms", 2);
 const CPU: Figure = Figure::less("CPU µs per request", 1);
 const FEW: Connections = Connections::Kept(32);
 
+/// What is asked, and how.
+#[derive(Clone, Copy)]
+pub(super) struct Question<'a> {
+    /// What the figures are noted under.
+    pub(super) conditions: &'static str,
+    /// The manifest's.
+    pub(super) path: &'a str,
+    pub(super) connections: Connections,
+}
+
 /// By digest: the upstream has no part in it.
 pub(super) fn by_digest(stage: &Stage, results: &mut Results) -> Result<()> {
     let digest = stage.upstream.image(HOT_MANIFEST)?.manifest.digest;
@@ -31,7 +41,7 @@ fn run(stage: &Stage, results: &mut Results, conditions: &'static str, path: &st
     let servers = start(stage, results, &Cache::ALL, path)?;
     for round in 0..stage.plan.rounds {
         for server in in_turn(&servers, round) {
-            measure(stage, results, conditions, server, path, FEW)?;
+            measure(stage, results, server, Question { conditions, path, connections: FEW })?;
         }
         stage.upstream.forget()?;
     }
@@ -55,7 +65,7 @@ pub(super) fn over_connections(stage: &Stage, results: &mut Results) -> Result<(
     for round in 0..stage.plan.rounds {
         for (conditions, connections) in VARIANTS {
             for server in in_turn(&servers, round) {
-                measure(stage, results, conditions, server, &path, connections)?;
+                measure(stage, results, server, Question { conditions, path: &path, connections })?;
             }
         }
     }
@@ -81,31 +91,18 @@ fn start(stage: &Stage, results: &mut Results, caches: &[Cache], path: &str) -> 
     Ok(servers)
 }
 
-/// Has so many connections ask for what is at `path`, the manifest, and notes how the server bore it and what it cost.
-fn measure(
-    stage: &Stage,
-    results: &mut Results,
-    conditions: &'static str,
-    server: &Server,
-    path: &str,
-    connections: Connections,
-) -> Result<()> {
+/// Has the manifest asked for, and notes how the server bore it and what it cost.
+fn measure(stage: &Stage, results: &mut Results, server: &Server, question: Question<'_>) -> Result<()> {
     let before = server.process.cpu()?;
-    let answers = ask(stage, results, conditions, server, path, connections)?;
+    let answers = ask(stage, results, server, question)?;
     let cpu = server.process.cpu()? - before;
-    results.add(conditions, CPU, server.subject, cpu.as_secs_f64() * 1e6 / answers);
+    results.add(question.conditions, CPU, server.subject, cpu.as_secs_f64() * 1e6 / answers);
     Ok(())
 }
 
 /// As [`measure`], where the server does something else besides, so that its cost says nothing. Gives how many answers came.
-pub(super) fn ask(
-    stage: &Stage,
-    results: &mut Results,
-    conditions: &'static str,
-    server: &Server,
-    path: &str,
-    connections: Connections,
-) -> Result<f64> {
+pub(super) fn ask(stage: &Stage, results: &mut Results, server: &Server, question: Question<'_>) -> Result<f64> {
+    let Question { conditions, path, connections } = question;
     let size = stage.upstream.image(HOT_MANIFEST)?.manifest.size;
     let load = load::run(server.address, path, size, connections, stage.plan.load)
         .with_context(|| format!("{} failed under load", server.subject.name()))?;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::hot_manifest::{P99, ask};
+use super::hot_manifest::{P99, Question, ask};
 use super::{Stage, in_turn};
 use crate::client::Client;
 use crate::content::{HOT_MANIFEST, HOT_MIDDLE, blob_path, manifest_path};
@@ -47,7 +47,8 @@ pub(super) fn run(stage: &Stage, results: &mut Results) -> Result<()> {
             thread::scope(|scope| {
                 let reading: Vec<_> = (0..READERS).map(|_| scope.spawn(|| read_until(until, server, &large))).collect();
                 thread::sleep(HEAD_START);
-                let asked = ask(stage, results, CONDITIONS, server, &small, CONNECTIONS);
+                let question = Question { conditions: CONDITIONS, path: &small, connections: CONNECTIONS };
+                let asked = ask(stage, results, server, question);
                 reading.into_iter().try_for_each(|reader| reader.join().expect("a reader does not panic"))?;
                 asked.map(drop)
             })?;
