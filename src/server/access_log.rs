@@ -91,6 +91,11 @@ impl Watch for Entry {
     fn failed(&mut self, error: &FillError) {
         self.error = Some(error.to_string());
     }
+
+    fn unsent(&mut self, bytes: u64) {
+        self.bytes = self.bytes.saturating_sub(bytes);
+        self.is_complete = false;
+    }
 }
 
 impl Drop for Entry {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::Stream;
 use http_body::{Frame, SizeHint};
 
-use super::connection::Outbox;
+use super::connection::{Outbox, Receipt};
 use crate::fill::{ByteStream, Chunk, ChunkStream, FillError};
 use outgoing::Outgoing;
 
@@ -19,8 +19,7 @@ pub(super) struct Body {
     content: Content,
     /// The error that the next look gives.
     failure: Option<FillError>,
-    /// Runs when the body is dropped, be it sent or not.
-    watch: Option<Box<dyn Watch>>,
+    watched: Option<Watched>,
 }
 
 enum Content {
@@ -34,13 +33,44 @@ enum Supply {
     Chunks(ChunkStream, Outbox),
 }
 
-/// Watches a body go out.
+/// What of a body goes to the connection in one piece.
+struct Part {
+    bytes: Bytes,
+    /// Where they stand for others.
+    receipt: Option<Receipt>,
+}
+
+impl From<Bytes> for Part {
+    fn from(bytes: Bytes) -> Self {
+        Self { bytes, receipt: None }
+    }
+}
+
+/// Watches a body go out. It is dropped when there is nothing more to see.
 pub(super) trait Watch: Send + 'static {
     /// So many bytes were handed to the connection.
     fn sent(&mut self, bytes: u64);
     /// All of it was handed over.
     fn completed(&mut self);
     fn failed(&mut self, error: &FillError);
+    /// Of the last bytes that were handed over, so many will never be sent.
+    fn unsent(&mut self, bytes: u64);
+}
+
+/// Who watches a body; until the connection has sent its last bytes or, where nobody tells whether it has, was given them.
+struct Watched {
+    watch: Box<dyn Watch>,
+    /// For what was handed over last.
+    receipt: Option<Receipt>,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        match self.receipt.as_ref().map_or(0, Receipt::unsent) {
+            0 => {}
+            unsent => self.watch.unsent(unsent),
+        }
+    }
 }
 
 impl Body {
@@ -49,7 +79,7 @@ impl Body {
     }
 
     pub(super) fn from_bytes(bytes: Bytes) -> Self {
-        Self { content: Content::Bytes(bytes), failure: None, watch: None }
+        Self { content: Content::Bytes(bytes), failure: None, watched: None }
     }
 
     /// A body that is `length` bytes long, or whose length shows at its end.
@@ -64,7 +94,7 @@ impl Body {
 
     fn from_supply(stream: Supply, length: Option<u64>) -> Self {
         let content = Content::Stream { stream, left: length, outgoing: Outgoing::default() };
-        Self { content, failure: None, watch: None }
+        Self { content, failure: None, watched: None }
     }
 
     /// Whether all of it is in memory.
@@ -72,23 +102,37 @@ impl Body {
         matches!(self.content, Content::Bytes(_))
     }
 
+    /// What of the body goes to the connection next; `is_last` if nothing comes after it, and the connection drops the body at once.
+    fn hand_over(&mut self, bytes: Bytes, is_last: bool) -> Bytes {
+        match &self.content {
+            Content::Bytes(_) => bytes,
+            Content::Stream { outgoing, .. } => {
+                let watched = self.watched.take_if(|watched| is_last && watched.receipt.is_some());
+                outgoing.hand_over(bytes, watched)
+            }
+        }
+    }
+
     pub(super) fn watched(mut self, watch: Box<dyn Watch>) -> Self {
-        self.watch = Some(watch);
+        self.watched = Some(Watched { watch, receipt: None });
         self
     }
 }
 
 impl Supply {
     /// The next bytes, or as many that stand for them.
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, FillError>>> {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Part, FillError>>> {
         match self {
-            Self::Bytes(stream) => Pin::new(stream).poll_next(cx),
+            Self::Bytes(stream) => Pin::new(stream).poll_next(cx).map_ok(Part::from),
             Self::Chunks(stream, outbox) => {
                 let chunk = ready!(Pin::new(stream).poll_next(cx));
                 Poll::Ready(chunk.map(|chunk| {
                     chunk.map(|chunk| match chunk {
-                        Chunk::Bytes(bytes) => bytes,
-                        Chunk::Extent(extent) => outbox.post(extent),
+                        Chunk::Bytes(bytes) => bytes.into(),
+                        Chunk::Extent(extent) => {
+                            let (bytes, receipt) = outbox.post(extent);
+                            Part { bytes, receipt: Some(receipt) }
+                        }
                     })
                 }))
             }
@@ -105,18 +149,18 @@ impl http_body::Body for Body {
         if let Some(error) = this.failure.take() {
             return Poll::Ready(Some(Err(error)));
         }
-        let next = match &mut this.content {
+        let mut next = match &mut this.content {
             Content::Bytes(bytes) if bytes.is_empty() => None,
-            Content::Bytes(bytes) => Some(Ok(std::mem::take(bytes))),
+            Content::Bytes(bytes) => Some(Ok(std::mem::take(bytes).into())),
             Content::Stream { stream, left, outgoing } => {
                 // hyper would gather more: what a slow client has not taken yet waits in the file, not in memory.
                 ready!(outgoing.poll_written(cx));
                 match (ready!(stream.poll_next(cx)), left) {
-                    (Some(Ok(bytes)), left) => {
+                    (Some(Ok(part)), left) => {
                         if let Some(left) = left {
-                            *left = left.saturating_sub(bytes.len() as u64);
+                            *left = left.saturating_sub(part.bytes.len() as u64);
                         }
-                        Some(Ok(outgoing.hand_over(bytes)))
+                        Some(Ok(part))
                     }
                     // hyper sees to it as well that this does not look complete; but it has no words for it.
                     (None, Some(left)) if *left > 0 => Some(Err(FillError::Abandoned)),
@@ -125,10 +169,11 @@ impl http_body::Body for Body {
             }
         };
         let is_end = http_body::Body::is_end_stream(this);
-        if let Some(watch) = &mut this.watch {
-            match &next {
-                Some(Ok(bytes)) => {
-                    watch.sent(bytes.len() as u64);
+        if let Some(Watched { watch, receipt }) = &mut this.watched {
+            match &mut next {
+                Some(Ok(part)) => {
+                    *receipt = part.receipt.take();
+                    watch.sent(part.bytes.len() as u64);
                     if is_end {
                         watch.completed();
                     }
@@ -137,6 +182,7 @@ impl http_body::Body for Body {
                 None => watch.completed(),
             }
         }
+        let next = next.map(|next| next.map(|part| this.hand_over(part.bytes, is_end)));
         match next {
             Some(Err(error)) => {
                 // At an error hyper drops what it has not written. It writes when there is nothing to be had at the moment: so the
@@ -167,14 +213,16 @@ impl http_body::Body for Body {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::{Arc, Mutex};
     use std::task::Wake;
 
     use futures::{StreamExt, stream};
     use http_body::Body as _;
 
     use super::*;
+    use crate::fill::Extent;
+    use crate::store::{FileSystem, OsFileSystem};
 
     #[derive(Default)]
     struct Woken(AtomicBool);
@@ -218,6 +266,71 @@ mod tests {
         assert!(woken.is());
         assert!(matches!(poll(), Poll::Ready(Some(Ok(second))) if second.data_ref().unwrap() == "two"));
         assert!(matches!(poll(), Poll::Ready(None)));
+    }
+
+    /// What is noted of a body, in words.
+    #[derive(Clone, Default)]
+    struct Notes(Arc<Mutex<Vec<String>>>);
+
+    struct Witness(Notes);
+
+    impl Notes {
+        fn add(&self, note: impl Into<String>) {
+            self.0.lock().unwrap().push(note.into());
+        }
+
+        fn take(&self) -> Vec<String> {
+            std::mem::take(&mut self.0.lock().unwrap())
+        }
+    }
+
+    impl Watch for Witness {
+        fn sent(&mut self, bytes: u64) {
+            self.0.add(format!("sent {bytes}"));
+        }
+        fn completed(&mut self) {
+            self.0.add("completed");
+        }
+        fn failed(&mut self, error: &FillError) {
+            self.0.add(error.to_string());
+        }
+        fn unsent(&mut self, bytes: u64) {
+            self.0.add(format!("unsent {bytes}"));
+        }
+    }
+
+    impl Drop for Witness {
+        fn drop(&mut self) {
+            self.0.add("over");
+        }
+    }
+
+    /// What is sent from a file is with the connection long before it is with the client.
+    #[test]
+    fn who_watches_hears_what_of_a_file_was_never_sent() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = OsFileSystem.create(&dir.path().join("content")).unwrap();
+        let extent = |range| Ok(Chunk::Extent(Extent::of(Arc::clone(&file), range, stream::empty().boxed())));
+        let notes = Notes::default();
+        let body = |extents: Vec<_>| {
+            let body = Body::from_chunks(stream::iter(extents).boxed(), Some(30), Outbox::default());
+            body.watched(Box::new(Witness(notes.clone())))
+        };
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+
+        let mut whole = body(vec![extent(0..30)]);
+        let Poll::Ready(Some(Ok(last))) = Pin::new(&mut whole).poll_frame(&mut cx) else { panic!("there is an extent") };
+        // The connection does so at once.
+        drop(whole);
+        assert_eq!(notes.take(), ["sent 30", "completed"]);
+        drop(last);
+        assert_eq!(notes.take(), ["unsent 30", "over"]);
+
+        let mut part = body(vec![extent(0..10), extent(10..30)]);
+        let first = Pin::new(&mut part).poll_frame(&mut cx);
+        assert!(matches!(first, Poll::Ready(Some(Ok(_)))));
+        drop((part, first));
+        assert_eq!(notes.take(), ["sent 10", "unsent 10", "over"]);
     }
 
     #[test]

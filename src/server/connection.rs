@@ -7,4 +7,4 @@ mod outbox;
 
 pub(super) use guard::{Guard, Limits, Turn};
 pub(super) use linger::{Lingering, UNSENT_MAX_BYTES};
-pub(super) use outbox::{Courier, Outbox};
+pub(super) use outbox::{Courier, Outbox, Receipt};

@@ -109,6 +109,28 @@ async fn no_secret_is_in_logs_metrics_answers_or_files() {
     assert!(seen.contains("stale-") && seen.contains("larder_requests_total") && seen.contains("SQLite format 3"));
 }
 
+/// What is sent from a file is as good as sent for whoever sends it, long before the client has it.
+#[tokio::test]
+async fn the_line_of_a_client_that_left_says_how_much_it_was_sent() {
+    const SIZE: u64 = 12 << 20;
+    let image = image(1202, &[SIZE]);
+    let layer = image.layers()[0].digest();
+    let hub = hub_with(&image).await;
+    let larder = Larder::with(&hub, "log = { format = 'json', level = 'info' }").await;
+    larder.download(blob(layer)).await;
+    larder.until_idle().await;
+    let mut client = larder.connect().await;
+    client.request("GET", &blob(layer), &[]).await;
+    client.until_received(500_000).await;
+    drop(client);
+    larder.until_logged("\"complete\":false").await;
+    let lines: Vec<serde_json::Value> = larder.access_lines("").iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let said = lines.iter().map(|line| (line["complete"].as_bool().unwrap(), line["bytes"].as_u64().unwrap()));
+    let [(true, SIZE), (false, sent)] = said.collect::<Vec<_>>()[..] else { panic!("{lines:?}") };
+    // The rest is what the system holds for a client.
+    assert!((500_000..10 << 20).contains(&sent), "{sent}");
+}
+
 /// Issue 2: one access line per request, and what it says.
 #[tokio::test]
 async fn every_request_has_one_line_that_says_what_it_was() {

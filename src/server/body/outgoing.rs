@@ -8,6 +8,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use futures::task::AtomicWaker;
 
+use super::Watched;
+
 /// The part of a body that is on its way out. There is one at a time.
 #[derive(Debug, Default)]
 pub(super) struct Outgoing(Arc<State>);
@@ -23,13 +25,15 @@ struct State {
 struct Held {
     bytes: Bytes,
     state: Arc<State>,
+    /// Whose body ends with them.
+    _watched: Option<Watched>,
 }
 
 impl Outgoing {
-    /// The same bytes, which are held until the last handle on them is dropped.
-    pub(super) fn hand_over(&self, bytes: Bytes) -> Bytes {
+    /// The same bytes, which are held until the last handle on them is dropped; as long as that a body is `watched` that ends with them.
+    pub(super) fn hand_over(&self, bytes: Bytes, watched: Option<Watched>) -> Bytes {
         self.0.is_held.store(true, Ordering::Release);
-        Bytes::from_owner(Held { bytes, state: Arc::clone(&self.0) })
+        Bytes::from_owner(Held { bytes, state: Arc::clone(&self.0), _watched: watched })
     }
 
     /// Ready when nobody holds what was handed over.

@@ -20,7 +20,7 @@ const LINGER: Duration = Duration::from_secs(5);
 
 /// How much of a file is sent in one call, in bytes. The socket is locked for so long, what the client acknowledges meanwhile waits, and so
 /// do other connections.
-const SENT_AT_ONCE: usize = 1 << 20;
+pub(super) const SENT_AT_ONCE: u64 = 1 << 20;
 
 /// How much of a body may wait in the system's send buffer before it goes out, in bytes; the rest waits in the file. Without a limit
 /// the buffer grows to megabytes, and a thousand clients that take nothing exhaust the memory that the system has for TCP
@@ -57,7 +57,7 @@ impl Lingering {
         count: u64,
     ) -> Poll<io::Result<usize>> {
         let Some(file) = file.descriptor() else { return Poll::Ready(Err(io::ErrorKind::Unsupported.into())) };
-        let count = usize::try_from(count).map_or(SENT_AT_ONCE, |count| count.min(SENT_AT_ONCE));
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
         self.poll_output(cx, |socket| Ok(rustix::fs::sendfile(socket, file, Some(&mut offset.clone()), count)?))
     }
 

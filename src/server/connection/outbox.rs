@@ -7,12 +7,14 @@
 //! segment. These small ones cost up to a third of the throughput and as much again of the processor time, so they are held back.
 //!
 //! A client that takes whatever it is sent would keep its task on a processor for as long as its body is, so others have a turn after
-//! each call: they wait for one at the most, and what each client finds when it is woken is more, so that it is woken less often.
+//! each call, and the runtime looks who they are: whoever asks for something waits for one call of each that is being sent a body.
 
 use std::collections::VecDeque;
+use std::future::Future;
 use std::io::{self, IoSlice};
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
@@ -21,14 +23,39 @@ use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Lingering;
+use super::linger::SENT_AT_ONCE;
 use crate::fill::{ByteStream, EXTENT_MAX_BYTES, Extent};
 
-/// What stands for the bytes of an extent. Nobody ever reads it, so that it takes no memory.
-static STAND_INS: [u8; EXTENT_MAX_BYTES] = [0; EXTENT_MAX_BYTES];
+/// What stands for the bytes of an extent. Nobody ever reads or writes it, so that the system never gives it memory.
+static STAND_INS: LazyLock<&'static [u8]> = LazyLock::new(|| vec![0; EXTENT_MAX_BYTES].leak());
 
 /// What is to go out of files on one connection, in its order. Shared between the bodies and the stream below hyper.
 #[derive(Clone, Default)]
-pub(in crate::server) struct Outbox(Arc<Mutex<VecDeque<Extent>>>);
+pub(in crate::server) struct Outbox(Arc<Contents>);
+
+#[derive(Default)]
+struct Contents {
+    extents: Mutex<VecDeque<Extent>>,
+    /// How many bytes were ever posted.
+    posted: AtomicU64,
+    /// How many of them the system has taken. They go in their order.
+    sent: AtomicU64,
+}
+
+/// That an extent was posted; and what has become of it.
+pub(in crate::server) struct Receipt {
+    outbox: Outbox,
+    len: u64,
+    /// What was posted up to its end.
+    end: u64,
+}
+
+impl Receipt {
+    /// How many of its bytes the system has not taken.
+    pub(in crate::server) fn unsent(&self) -> u64 {
+        self.end.saturating_sub(self.outbox.0.sent.load(Ordering::Relaxed)).min(self.len)
+    }
+}
 
 /// A client's stream that sends from files.
 pub(in crate::server) struct Courier {
@@ -58,18 +85,16 @@ enum Way {
 
 impl Outbox {
     /// Has `extent` go out where in the connection's bytes the given ones come. They are to be handed to hyper at once, and whole.
-    pub(in crate::server) fn post(&self, extent: Extent) -> Bytes {
-        let len = usize::try_from(extent.len()).map_or(EXTENT_MAX_BYTES, |len| len.min(EXTENT_MAX_BYTES));
-        self.lock().push_back(extent);
-        Bytes::from_static(&STAND_INS[..len])
+    pub(in crate::server) fn post(&self, extent: Extent) -> (Bytes, Receipt) {
+        let len = extent.len();
+        let stand_in = &STAND_INS[..usize::try_from(len).map_or(EXTENT_MAX_BYTES, |len| len.min(EXTENT_MAX_BYTES))];
+        self.0.extents.lock().unwrap_or_else(PoisonError::into_inner).push_back(extent);
+        let end = self.0.posted.fetch_add(len, Ordering::Relaxed) + len;
+        (Bytes::from_static(stand_in), Receipt { outbox: self.clone(), len, end })
     }
 
     fn take(&self) -> Option<Extent> {
-        self.lock().pop_front()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Extent>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.extents.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
     }
 }
 
@@ -90,7 +115,13 @@ impl Courier {
             match sending.by {
                 Way::File(extent) => {
                     let sent = extent.len() - sending.left;
-                    match self.stream.poll_send_file(cx, extent.file(), extent.offset() + sent, sending.left) {
+                    let count = sending.left.min(SENT_AT_ONCE);
+                    // It may have been in memory a while ago, and the client slow.
+                    if !extent.is_in_memory(sent, count) {
+                        sending.by = Way::Read { rest: extent.read_from(sent), bytes: Bytes::new() };
+                        continue;
+                    }
+                    match self.stream.poll_send_file(cx, extent.file(), extent.offset() + sent, count) {
                         Poll::Ready(Ok(0)) => {
                             sending.by = Way::Read { rest: extent.read_from(sent), bytes: Bytes::new() };
                         }
@@ -121,6 +152,7 @@ impl Courier {
         };
         if let Poll::Ready(Ok(count)) = outcome {
             sending.left -= count as u64;
+            self.outbox.0.sent.fetch_add(count as u64, Ordering::Relaxed);
             self.is_turn_over = true;
         }
         if sending.left > 0 {
@@ -169,7 +201,8 @@ impl AsyncWrite for Courier {
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         if std::mem::take(&mut self.is_turn_over) {
-            cx.waker().wake_by_ref();
+            // To be woken when the runtime has looked for what has come in, not before.
+            let _ = pin!(tokio::task::yield_now()).poll(cx);
             return Poll::Pending;
         }
         let is_new = self.sending.is_none();
@@ -256,7 +289,7 @@ mod tests {
 
         fn post(&self, range: Range<usize>, rest: Vec<Result<Bytes, FillError>>) -> Bytes {
             let range = range.start as u64..range.end as u64;
-            self.outbox.post(Extent::of(Arc::clone(&self.file), range, stream::iter(rest).boxed()))
+            self.outbox.post(Extent::of(Arc::clone(&self.file), range, stream::iter(rest).boxed())).0
         }
 
         /// Writes as hyper does, until all is written, while the client reads: what that got.
@@ -311,7 +344,7 @@ mod tests {
     async fn what_a_file_does_not_have_any_more_is_read() {
         let bed = Bed::new().await;
         bed.file.truncate(100_000).unwrap();
-        let rest = bed.content[100_000..].chunks(50_000).map(|bytes| Ok(Bytes::copy_from_slice(bytes))).collect();
+        let rest = bed.content.chunks(50_000).map(|bytes| Ok(Bytes::copy_from_slice(bytes))).collect();
         let (queue, content) = (vec![bed.post(0..SIZE, rest)], bed.content.clone());
         let (got, outcome) = bed.write(queue).await;
         outcome.unwrap();
@@ -322,10 +355,55 @@ mod tests {
     async fn what_cannot_be_read_either_ends_the_connection_short() {
         let bed = Bed::new().await;
         bed.file.truncate(100_000).unwrap();
-        let rest = vec![Ok(Bytes::copy_from_slice(&bed.content[100_000..100_005])), Err(FillError::Abandoned)];
+        let rest = vec![Ok(Bytes::copy_from_slice(&bed.content[..100_005])), Err(FillError::Abandoned)];
         let (queue, content) = (vec![bed.post(0..SIZE, rest), Bytes::from_static(b"more")], bed.content.clone());
         let (got, outcome) = bed.write(queue).await;
         assert!(outcome.is_err() && got == content[..100_005], "{} bytes, {outcome:?}", got.len());
+    }
+
+    /// A file of which the system has only the beginning in memory.
+    struct Cold {
+        file: Arc<dyn StoredFile>,
+        from: u64,
+    }
+
+    impl StoredFile for Cold {
+        fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+            self.file.read_at(buffer, offset)
+        }
+        fn try_read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+            if offset < self.from { self.file.try_read_at(buffer, offset) } else { Err(io::ErrorKind::WouldBlock.into()) }
+        }
+        fn write_all_at(&self, buffer: &[u8], offset: u64) -> io::Result<()> {
+            self.file.write_all_at(buffer, offset)
+        }
+        fn truncate(&self, size: u64) -> io::Result<()> {
+            self.file.truncate(size)
+        }
+        fn sync_data(&self) -> io::Result<()> {
+            self.file.sync_data()
+        }
+        fn len(&self) -> io::Result<u64> {
+            self.file.len()
+        }
+        fn descriptor(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+            self.file.descriptor()
+        }
+    }
+
+    /// Else all connections of the thread would wait for the disk.
+    #[tokio::test]
+    async fn what_is_no_longer_in_memory_is_read() {
+        let mut bed = Bed::new().await;
+        bed.file = Arc::new(Cold { file: Arc::clone(&bed.file), from: 250_000 });
+        // Not what the file has, so that it can be told.
+        let rest = || vec![Ok(Bytes::from_static(&[7; SIZE - 200_000]))];
+        let queue = vec![bed.post(0..200_000, vec![]), bed.post(200_000..SIZE, rest())];
+        let content = bed.content.clone();
+        let (got, outcome) = bed.write(queue).await;
+        outcome.unwrap();
+        assert!(got[..200_000] == content[..200_000], "what is in memory was not sent from there");
+        assert!(got[200_000..] == [7; SIZE - 200_000], "what is not was not read");
     }
 
     /// Were hyper to copy what it is given, or to leave some of it out.
@@ -345,6 +423,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_receipt_tells_what_has_become_of_its_extent() {
+        let mut bed = Bed::new().await;
+        let extent = || Extent::of(Arc::clone(&bed.file), 0..1000, stream::empty().boxed());
+        let [(one, first), (two, second)] = [bed.outbox.post(extent()), bed.outbox.post(extent())];
+        let unsent = || [first.unsent(), second.unsent()];
+        assert_eq!(unsent(), [1000, 1000]);
+        bed.courier.write_all(&one).await.unwrap();
+        assert_eq!(unsent(), [0, 1000]);
+        bed.courier.write_all(&two).await.unwrap();
+        let (_, third) = bed.outbox.post(extent());
+        assert_eq!((unsent(), third.unsent()), ([0, 0], 1000));
+    }
+
+    #[tokio::test]
     async fn long_bodies_go_in_full_segments_only() {
         let mut bed = Bed::new().await;
         let mut client = bed.client;
@@ -352,7 +444,7 @@ mod tests {
         let mut is_corked = Vec::new();
         for before in ["head", "", "", "head", ""] {
             let range = 0..SIZE as u64;
-            let stand_in = bed.outbox.post(Extent::of(Arc::clone(&bed.file), range, stream::empty().boxed()));
+            let (stand_in, _) = bed.outbox.post(Extent::of(Arc::clone(&bed.file), range, stream::empty().boxed()));
             let mut left = before.len() + stand_in.len();
             while left > 0 {
                 let (head, rest) = match left.checked_sub(stand_in.len()) {
@@ -395,11 +487,14 @@ mod tests {
         let Poll::Ready(Ok(sent)) = send(&queue[0]) else { panic!("there is room in a new socket") };
         let rest = if sent == SIZE { &queue[1] } else { &queue[0][sent..] };
         let next = send(rest);
-        // The runtime has had no moment in which to notice room in the socket: who is woken has done that itself.
-        let gives_way = next.is_pending() && woken.0.load(Ordering::Relaxed) == 1;
-        assert!(gives_way, "{sent} of {SIZE} bytes were sent, then {next:?}");
+        let woken = || woken.0.load(Ordering::Relaxed);
+        assert!(next.is_pending() && woken() == 0, "{sent} of {SIZE} bytes were sent, then {next:?}");
+        // Nothing was waited for, so that only the turn can come.
+        tokio::task::yield_now().await;
+        assert_eq!(woken(), 1, "the turn never comes again");
         let _ = send(rest);
-        assert_eq!(woken.0.load(Ordering::Relaxed), 1, "others have had their turn");
+        tokio::task::yield_now().await;
+        assert_eq!(woken(), 1, "others have had their turn");
     }
 
     #[tokio::test]
