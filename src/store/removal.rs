@@ -35,7 +35,7 @@ pub struct Removal {
 /// Why nothing was removed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum RemovalError {
-    #[error("nothing is cached of {0}")]
+    #[error("nothing is cached of {0}; names are as `larder ls` prints them, the upstream first")]
     NotCached(Name),
     #[error("{0} is pinned: unpin it first, or remove it in spite of that with --force")]
     Pinned(Name),

@@ -287,6 +287,10 @@ mod tests {
             }
         }
 
+        fn be_warm_until(&mut self, until: u64) {
+            self.file = Arc::new(Warm { file: Arc::clone(&self.file), until });
+        }
+
         fn post(&self, range: Range<usize>, rest: Vec<Result<Bytes, FillError>>) -> Bytes {
             let range = range.start as u64..range.end as u64;
             self.outbox.post(Extent::of(Arc::clone(&self.file), range, stream::iter(rest).boxed())).0
@@ -342,9 +346,11 @@ mod tests {
 
     #[tokio::test]
     async fn what_a_file_does_not_have_any_more_is_read() {
-        let bed = Bed::new().await;
+        let mut bed = Bed::new().await;
+        // So that it is found only when it is to be sent.
+        bed.be_warm_until(SIZE as u64);
         bed.file.truncate(100_000).unwrap();
-        let rest = bed.content.chunks(50_000).map(|bytes| Ok(Bytes::copy_from_slice(bytes))).collect();
+        let rest = bed.content[100_000..].chunks(50_000).map(|bytes| Ok(Bytes::copy_from_slice(bytes))).collect();
         let (queue, content) = (vec![bed.post(0..SIZE, rest)], bed.content.clone());
         let (got, outcome) = bed.write(queue).await;
         outcome.unwrap();
@@ -353,26 +359,27 @@ mod tests {
 
     #[tokio::test]
     async fn what_cannot_be_read_either_ends_the_connection_short() {
-        let bed = Bed::new().await;
+        let mut bed = Bed::new().await;
+        bed.be_warm_until(SIZE as u64);
         bed.file.truncate(100_000).unwrap();
-        let rest = vec![Ok(Bytes::copy_from_slice(&bed.content[..100_005])), Err(FillError::Abandoned)];
+        let rest = vec![Ok(Bytes::copy_from_slice(&bed.content[100_000..100_005])), Err(FillError::Abandoned)];
         let (queue, content) = (vec![bed.post(0..SIZE, rest), Bytes::from_static(b"more")], bed.content.clone());
         let (got, outcome) = bed.write(queue).await;
         assert!(outcome.is_err() && got == content[..100_005], "{} bytes, {outcome:?}", got.len());
     }
 
-    /// A file of which the system has only the beginning in memory.
-    struct Cold {
+    /// A file that looks as if the system had its beginning in memory, and no more.
+    struct Warm {
         file: Arc<dyn StoredFile>,
-        from: u64,
+        until: u64,
     }
 
-    impl StoredFile for Cold {
+    impl StoredFile for Warm {
         fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
             self.file.read_at(buffer, offset)
         }
-        fn try_read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-            if offset < self.from { self.file.try_read_at(buffer, offset) } else { Err(io::ErrorKind::WouldBlock.into()) }
+        fn try_read_at(&self, _: &mut [u8], offset: u64) -> io::Result<usize> {
+            if offset < self.until { Ok(1) } else { Err(io::ErrorKind::WouldBlock.into()) }
         }
         fn write_all_at(&self, buffer: &[u8], offset: u64) -> io::Result<()> {
             self.file.write_all_at(buffer, offset)
@@ -395,7 +402,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_no_longer_in_memory_is_read() {
         let mut bed = Bed::new().await;
-        bed.file = Arc::new(Cold { file: Arc::clone(&bed.file), from: 250_000 });
+        bed.be_warm_until(250_000);
         // Not what the file has, so that it can be told.
         let rest = || vec![Ok(Bytes::from_static(&[7; SIZE - 200_000]))];
         let queue = vec![bed.post(0..200_000, vec![]), bed.post(200_000..SIZE, rest())];
