@@ -454,4 +454,4 @@ async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use tokio::sync::Notify;
 
 use super::error::FillError;
@@ -29,6 +30,8 @@ struct State {
     /// The content once it is at rest: whoever reads it from here keeps it from being evicted.
     at_rest: Option<Content>,
     plan: Plan,
+    /// What lanes have taken and are writing, of which readers need not wait until it is written.
+    unwritten: Vec<(LaneId, Unwritten)>,
     /// The upstream has answered that it has the content.
     vouched_for: bool,
     /// It is not in flight any more: another fill of the same content can begin.
@@ -54,16 +57,32 @@ enum Phase {
 
 /// What a reader may do next.
 pub(super) enum Progress {
-    /// The bytes from the asked position up to here can be read.
-    Readable(u64),
+    /// The bytes from the asked position up to `end` can be read from `file`.
+    Written { file: Arc<dyn StoredFile>, end: u64 },
+    /// The bytes from the asked position on are these, and some more.
+    Unwritten(Unwritten),
     /// The asked position is the end of the content.
     End,
 }
 
+/// Some bytes of a content that are not in its file yet.
+#[derive(Clone)]
+pub(super) struct Unwritten {
+    pub(super) position: u64,
+    pub(super) bytes: Bytes,
+}
+
 impl Fill {
     pub(super) fn new(digest: Digest, source: Source) -> Self {
-        let state =
-            State { phase: Phase::Opening, file: None, at_rest: None, plan: Plan::default(), vouched_for: false, landed: false };
+        let state = State {
+            phase: Phase::Opening,
+            file: None,
+            at_rest: None,
+            plan: Plan::default(),
+            unwritten: Vec::new(),
+            vouched_for: false,
+            landed: false,
+        };
         Self { digest, source, state: Mutex::new(state), changed: Notify::new(), attention: Notify::new() }
     }
 
@@ -151,6 +170,11 @@ impl Fill {
         self.lock().file.clone()
     }
 
+    /// Whether all of `range` is in the file.
+    pub(super) fn has_written(&self, range: Range<u64>) -> bool {
+        self.lock().plan.end_of_run(range.start) >= range.end
+    }
+
     /// Waits until bytes can be read at `position`, which is not past the end as far as that is known, by a reader that began
     /// at `begin`. That somebody waits there has those bytes fetched first.
     pub(super) async fn readable(&self, position: u64, begin: u64) -> Result<Progress, FillError> {
@@ -219,13 +243,23 @@ impl Fill {
         self.lock().plan.take(lane, position);
     }
 
+    /// The lane is about to write this: who waits for it need not wait for the disk.
+    pub(super) fn lend(&self, lane: LaneId, unwritten: Unwritten) {
+        self.change(|state| state.unwritten.push((lane, unwritten)));
+    }
+
     pub(super) fn arrive(&self, lane: LaneId, range: Range<u64>) {
-        self.change(|state| state.plan.arrive(lane, range));
+        self.change(|state| {
+            state.plan.arrive(lane, range);
+            state.take_back(lane);
+        });
         self.attention.notify_one();
     }
 
     pub(super) fn close_lane(&self, lane: LaneId) {
-        self.lock().plan.close(lane);
+        let mut state = self.lock();
+        state.plan.close(lane);
+        state.take_back(lane);
     }
 
     pub(super) fn curtail_lane(&self, lane: LaneId) {
@@ -257,10 +291,13 @@ impl Fill {
 
     /// Ends the fill with `error`, unless it is verified: then readers have all that they need, and only the cache has not.
     pub(super) fn fail(&self, error: FillError) {
-        self.change(|state| match state.phase {
-            Phase::Verified { .. } | Phase::Failed { .. } => {}
-            Phase::Opening => state.phase = Phase::Failed { error, begun: false },
-            Phase::Arriving { .. } => state.phase = Phase::Failed { error, begun: true },
+        self.change(|state| {
+            state.unwritten.clear();
+            match state.phase {
+                Phase::Verified { .. } | Phase::Failed { .. } => {}
+                Phase::Opening => state.phase = Phase::Failed { error, begun: false },
+                Phase::Arriving { .. } => state.phase = Phase::Failed { error, begun: true },
+            }
         });
     }
 
@@ -291,21 +328,44 @@ impl State {
     /// What can be read at `position`; `None` if that has to be waited for.
     fn readable(&self, position: u64, begin: u64) -> Option<Result<Progress, FillError>> {
         let arrived = self.plan.end_of_run(position);
-        let end = match &self.phase {
+        let (arrived, most) = match &self.phase {
             Phase::Opening => return None,
             Phase::Failed { error, .. } => return Some(Err(error.clone())),
             Phase::Verified { size } if position >= *size => return Some(Ok(Progress::End)),
-            Phase::Verified { size } => *size,
+            Phase::Verified { size } => (*size, *size),
             // Nothing of the tail goes out before the whole is verified, wherever the tail turns out to be. But who asks for a
             // part of the tail alone (the footer of a layer that is pulled lazily) cannot mistake it for the whole, nor complete
             // one with it: nobody has been given what comes right before it.
             Phase::Arriving { size: Some(size) } => match size.saturating_sub(WITHHELD_TAIL) {
-                tail if tail > 0 && begin > tail => arrived,
-                tail => arrived.min(tail),
+                tail if tail > 0 && begin > tail => (arrived, *size),
+                tail => (arrived, tail),
             },
-            Phase::Arriving { size: None } => arrived.saturating_sub(WITHHELD_TAIL),
+            Phase::Arriving { size: None } => (arrived, arrived.saturating_sub(WITHHELD_TAIL)),
         };
-        (end > position).then_some(Ok(Progress::Readable(end)))
+        let end = arrived.min(most);
+        if end > position {
+            return Some(Ok(Progress::Written { file: Arc::clone(self.file.as_ref()?), end }));
+        }
+        let unwritten = self.unwritten.iter().find_map(|(_, unwritten)| unwritten.between(position, most))?;
+        Some(Ok(Progress::Unwritten(unwritten)))
+    }
+
+    fn take_back(&mut self, from: LaneId) {
+        self.unwritten.retain(|(lane, _)| *lane != from);
+    }
+}
+
+impl Unwritten {
+    /// What of it is between the two positions, if it has the first of that.
+    pub(super) fn between(&self, begin: u64, end: u64) -> Option<Self> {
+        let first = usize::try_from(begin.checked_sub(self.position)?).ok()?;
+        let end = usize::try_from(end.checked_sub(self.position)?).map_or(self.bytes.len(), |end| end.min(self.bytes.len()));
+        (first < end).then(|| Self { position: begin, bytes: self.bytes.slice(first..end) })
+    }
+
+    /// Where in the content it is.
+    pub(super) fn range(&self) -> Range<u64> {
+        self.position..self.position + self.bytes.len() as u64
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{Instant, sleep};
 
 use super::error::FillError;
-use super::flight::Fill;
+use super::flight::{Fill, Unwritten};
 use super::link::Link;
 use super::origin::{self, Asking, Opened};
 use super::plan::{LaneId, Opening};
@@ -25,7 +25,8 @@ use crate::util::blocking;
 /// How many bytes are written in one go on a blocking thread. While one batch is written the next one gathers.
 const BATCH: usize = 512 << 10;
 
-/// How many bytes are written first: who waits for the first one is not to wait until many are written and hashed.
+/// How many bytes are written first. Who waits for them gets them from memory: for a thread that writes to wake, to be done and to
+/// wake this one again takes longer than all else that we do between the upstream's first byte and the client's.
 const FIRST: usize = 64 << 10;
 
 /// For how long the first bytes of a batch wait for more. A link brings a few KiB at a time: to hand each of these on at once was an eighth
@@ -194,9 +195,11 @@ impl<'a> Lane<'a> {
         if self.site.size.is_none() {
             self.site.ingest.lock().await.reserve(self.taken).await?;
         }
-        self.has_begun = true;
         let (writer, prefix) = (self.site.writer.clone(), Arc::clone(&self.site.prefix));
         let range = end - batch.len as u64..end;
+        let position = range.start;
+        let first = batch.chunks.first().filter(|_| !self.has_begun).cloned();
+        self.has_begun = true;
         self.writing = Some(blocking(move || {
             let mut position = range.start;
             for chunk in &batch.chunks {
@@ -206,6 +209,11 @@ impl<'a> Lane<'a> {
             }
             Ok(range)
         }));
+        if let Some(first) = first {
+            // A copy, because what a slow client keeps of the connection's buffer would keep all of that.
+            let bytes = Bytes::copy_from_slice(&first[..first.len().min(FIRST)]);
+            self.site.fill.lend(self.id, Unwritten { position, bytes });
+        }
         Ok(())
     }
 

@@ -14,7 +14,7 @@ use futures::{StreamExt, TryStreamExt};
 
 use super::buffers::Buffer;
 use super::error::FillError;
-use super::flight::{Fill, Progress};
+use super::flight::{Fill, Progress, Unwritten};
 use super::through::Through;
 use super::{Fills, Joined, Source};
 use crate::oci::Digest;
@@ -77,12 +77,21 @@ enum Supply {
     Shelf(Shelved),
     Fill {
         fill: Arc<Fill>,
-        file: Option<Arc<dyn StoredFile>>,
         /// The reader's position when it began to take from here.
         since: u64,
+        /// What it has taken and is not in the file, as far as it has looked.
+        unwritten: Vec<Unwritten>,
     },
     /// The bytes from the reader's position on.
     Through(ByteStream),
+}
+
+/// What a reader has given out that nobody had verified.
+struct Given {
+    range: Range<u64>,
+    file: Arc<dyn StoredFile>,
+    /// Not in the file.
+    unwritten: Vec<Unwritten>,
 }
 
 impl Readable {
@@ -190,15 +199,13 @@ impl Reader {
 
     async fn next_extent(&mut self) -> Option<Extent> {
         let span = self.span;
+        self.from.forget_written();
         let (file, end) = match &mut self.from {
             Supply::Shelf(shelved) => (Arc::clone(&shelved.content.file), span.end),
             // What has gone wrong is found again by who reads.
-            Supply::Fill { fill, file, .. } => match fill.readable(span.position, span.begin).await {
-                Ok(Progress::Readable(end)) => {
-                    let file = file.clone().or_else(|| fill.file())?;
-                    (file, end.min(span.end))
-                }
-                Ok(Progress::End) | Err(_) => return None,
+            Supply::Fill { fill, .. } => match fill.readable(span.position, span.begin).await {
+                Ok(Progress::Written { file, end }) => (file, end.min(span.end)),
+                Ok(Progress::Unwritten(_) | Progress::End) | Err(_) => return None,
             },
             Supply::Through(_) => return None,
         };
@@ -211,6 +218,7 @@ impl Reader {
     async fn next(&mut self) -> Result<Option<Bytes>, FillError> {
         while self.span.position < self.span.end {
             let span = self.span;
+            self.from.forget_written();
             let found = match &mut self.from {
                 Supply::Shelf(shelved) => match read_chunk(Arc::clone(&shelved.content.file), span.rest()).await? {
                     Ok(bytes) => Some(bytes),
@@ -220,12 +228,10 @@ impl Reader {
                         continue;
                     }
                 },
-                Supply::Fill { fill, file, since } => match arrived(fill, file, span).await {
+                Supply::Fill { fill, since, unwritten } => match arrived(fill, unwritten, span).await {
                     Err(error) if error.is_local() => {
                         let (source, digest, size) = (fill.source().clone(), *fill.digest(), fill.told_size());
-                        // Of a fill that is verified, what has gone out was right.
-                        let given = file.take().map(|file| (file, *since));
-                        let given = given.filter(|(_, since)| *since < span.position && !fill.is_verified());
+                        let given = Given::by(fill, *since..span.position, std::mem::take(unwritten));
                         self.from = Supply::through(source, digest, size, span, given, &error).await?;
                         continue;
                     }
@@ -256,14 +262,22 @@ impl Span {
 
 impl Supply {
     fn fill(fill: Arc<Fill>, since: u64) -> Self {
-        Self::Fill { fill, file: None, since }
+        Self::Fill { fill, since, unwritten: Vec::new() }
+    }
+
+    fn forget_written(&mut self) {
+        if let Self::Fill { fill, unwritten, .. } = self {
+            unwritten.retain(|unwritten| !fill.has_written(unwritten.range()));
+        }
     }
 
     /// The same once more, where it can be had more than once.
     fn reopen(&self) -> Option<Self> {
         match self {
             Self::Shelf(shelved) => Some(Self::Shelf(shelved.clone())),
-            Self::Fill { fill, file, since } => Some(Self::Fill { fill: Arc::clone(fill), file: file.clone(), since: *since }),
+            Self::Fill { fill, since, unwritten } => {
+                Some(Self::Fill { fill: Arc::clone(fill), since: *since, unwritten: unwritten.clone() })
+            }
             Self::Through(_) => None,
         }
     }
@@ -285,55 +299,78 @@ impl Supply {
     }
 
     /// The rest straight from the upstream. Who reads all of it gets the end of that only if all that the upstream has hashes to the
-    /// digest; and, where what was read from some position on came out of `unverified`, nothing at all if that is not what the upstream has there.
+    /// digest; and nothing at all if `unverified` is not what the upstream has there.
     async fn through(
         source: Source,
         digest: Digest,
         size: Option<u64>,
         span: Span,
-        unverified: Option<(Arc<dyn StoredFile>, u64)>,
+        unverified: Option<Given>,
         cause: &FillError,
     ) -> Result<Self, FillError> {
         tracing::warn!(blob.digest = %digest, %cause, "the cache fails in the middle of a blob; the rest passes through");
         let through = Arc::new(Through::open(source, digest, size).await?);
         Ok(Self::Through(match (span.is_whole(size), unverified) {
-            (true, Some((file, since))) => skip_the_same(through.read_all(), file, since..span.position),
+            (true, Some(given)) => skip_the_same(through.read_all(), given),
             (true, None) => skip(through.read_all(), span.position),
             (false, _) => through.read(span.rest()),
         }))
     }
 }
 
-/// Some bytes as soon as they have arrived; `None` if the content ends at the position.
-async fn arrived(fill: &Fill, file: &mut Option<Arc<dyn StoredFile>>, span: Span) -> Result<Option<Bytes>, FillError> {
-    let end = match fill.readable(span.position, span.begin).await? {
-        Progress::Readable(end) => end.min(span.end),
-        Progress::End => return Ok(None),
-    };
-    let file = match file {
-        Some(file) => file,
-        None => file.insert(fill.file().ok_or(FillError::Abandoned)?),
-    };
-    let read = read_chunk(Arc::clone(file), span.position..end).await?;
-    read.map(Some).map_err(|error| FillError::Disk(error.to_string()))
+impl Given {
+    /// What a reader of `fill` has given out of `range`; `None` if that was right, because the fill is verified.
+    fn by(fill: &Fill, range: Range<u64>, unwritten: Vec<Unwritten>) -> Option<Self> {
+        let file = fill.file().filter(|_| !range.is_empty() && !fill.is_verified())?;
+        Some(Self { range, file, unwritten })
+    }
+
+    /// Some of the bytes of `range`, from its beginning on.
+    async fn read(&self, mut range: Range<u64>) -> Result<Bytes, FillError> {
+        for unwritten in &self.unwritten {
+            if let Some(unwritten) = unwritten.between(range.start, range.end) {
+                return Ok(unwritten.bytes);
+            }
+            if unwritten.position > range.start {
+                range.end = range.end.min(unwritten.position);
+            }
+        }
+        let read = read_chunk(Arc::clone(&self.file), range).await?;
+        read.map_err(|error| FillError::Disk(error.to_string()))
+    }
 }
 
-/// What comes after `given`, if what is there is what `file` has there; else an error in its place.
-fn skip_the_same(bytes: ByteStream, file: Arc<dyn StoredFile>, given: Range<u64>) -> ByteStream {
-    let state = (skip(bytes, given.start), file, given.start);
-    let rest = stream::try_unfold(state, move |(mut bytes, file, mut compared)| async move {
+/// Some bytes as soon as they have arrived; `None` if the content ends at the position. Those that come from memory are noted in `unwritten`.
+async fn arrived(fill: &Fill, unwritten: &mut Vec<Unwritten>, span: Span) -> Result<Option<Bytes>, FillError> {
+    match fill.readable(span.position, span.begin).await? {
+        Progress::Written { file, end } => {
+            let read = read_chunk(file, span.position..end.min(span.end)).await?;
+            read.map(Some).map_err(|error| FillError::Disk(error.to_string()))
+        }
+        Progress::Unwritten(found) => {
+            let found = found.between(span.position, span.end);
+            unwritten.extend(found.clone());
+            Ok(found.map(|found| found.bytes))
+        }
+        Progress::End => Ok(None),
+    }
+}
+
+/// What comes after what was given, if that is the same; else an error in its place.
+fn skip_the_same(bytes: ByteStream, given: Given) -> ByteStream {
+    let state = (skip(bytes, given.range.start), given.range.start, given);
+    let rest = stream::try_unfold(state, move |(mut bytes, mut compared, given)| async move {
         let Some(mut chunk) = bytes.next().await.transpose()? else { return Ok(None) };
-        while compared < given.end && !chunk.is_empty() {
-            let wanted = (given.end - compared).min(chunk.len() as u64);
-            let before = read_chunk(Arc::clone(&file), compared..compared + wanted).await?;
-            let before = before.map_err(|error| FillError::Disk(error.to_string()))?;
+        while compared < given.range.end && !chunk.is_empty() {
+            let wanted = (given.range.end - compared).min(chunk.len() as u64);
+            let before = given.read(compared..compared + wanted).await?;
             if chunk.split_to(before.len()) != before {
                 let reason = "it sends other bytes than those that have gone out already".to_owned();
                 return Err(UpstreamError::Broken { reason }.into());
             }
             compared += before.len() as u64;
         }
-        Ok(Some((chunk, (bytes, file, compared))))
+        Ok(Some((chunk, (bytes, compared, given))))
     });
     rest.boxed()
 }

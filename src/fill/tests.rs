@@ -3,6 +3,7 @@
 mod healing;
 mod locate;
 mod trickle;
+mod unwritten;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,11 +11,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use futures::{FutureExt, StreamExt, stream};
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use tokio::sync::Semaphore;
 
 use super::*;
-use crate::store::{OsFileSystem, PartMap, StoreConfig};
+use crate::store::{FileSystem, OsFileSystem, PartMap, StoreConfig};
 use crate::upstream::{Answer, ContentRange, Head, Method, Question, UpstreamError};
 use crate::util::SystemClock;
 
@@ -102,9 +103,13 @@ impl Bed {
     }
 
     fn with_room(max_bytes: u64, scripts: Vec<Script>) -> Self {
+        Self::on(Arc::new(OsFileSystem), max_bytes, scripts)
+    }
+
+    fn on(fs: Arc<dyn FileSystem>, max_bytes: u64, scripts: Vec<Script>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let config = StoreConfig { dir: dir.path().join("cache"), max_bytes };
-        let store = Store::open(config, Arc::new(OsFileSystem), Arc::new(SystemClock)).unwrap();
+        let store = Store::open(config, fs, Arc::new(SystemClock)).unwrap();
         // While it walks through its folder it may refuse room that there is.
         while store.stats().walking {
             std::thread::sleep(Duration::from_millis(1));

@@ -18,4 +18,4 @@ mod removal;
 mod scale;
 mod scrub;
 mod steps;
-mod support;
+pub(crate) mod support;

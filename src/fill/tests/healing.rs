@@ -104,19 +104,21 @@ async fn a_body_passes_through_from_where_there_is_no_room_any_more() {
         // The upstream's bytes are right the second time, and some of those from the first time have gone out.
         (wrong_at(10), content.clone(), false),
     ] {
-        let bed = Bed::with_room(ROOM, vec![without_length(&first), without_length(&second)]);
-        let fill = bed.begin(Digest::sha256(&content));
-        let mut stream = Readable::InFlight(fill).read_all();
-        // Some of it goes out while there is room.
-        bed.permit(4);
-        let beginning = stream.next().await.unwrap().unwrap();
-        bed.permit(100);
-        let (got, error) = rest(stream, beginning.to_vec()).await;
-        assert_eq!(error.is_none(), is_right, "{error:?}");
-        assert!(first.starts_with(&got));
-        assert_eq!(got.len() == content.len(), is_right);
-        assert_eq!(bed.origin.asked.lock().unwrap().len(), 2);
-        bed.until_landed().await;
-        bed.until_reserved(0).await;
+        for is_located in [false, true] {
+            let bed = Bed::with_room(ROOM, vec![without_length(&first), without_length(&second)]);
+            let content = Readable::InFlight(bed.begin(Digest::sha256(&content)));
+            let mut stream = if is_located { locate::taken(content.locate_all()) } else { content.read_all() };
+            // Some of it goes out while there is room.
+            bed.permit(4);
+            let beginning = stream.next().await.unwrap().unwrap();
+            bed.permit(100);
+            let (got, error) = rest(stream, beginning.to_vec()).await;
+            assert_eq!(error.is_none(), is_right, "{error:?}");
+            assert!(first.starts_with(&got));
+            assert_eq!(got.len() == first.len(), is_right);
+            assert_eq!(bed.origin.asked.lock().unwrap().len(), 2);
+            bed.until_landed().await;
+            bed.until_reserved(0).await;
+        }
     }
 }

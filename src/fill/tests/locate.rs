@@ -2,6 +2,19 @@
 
 use super::*;
 
+/// What is named is taken from its file as soon as it is named, as by who sends it.
+pub(super) fn taken(chunks: ChunkStream) -> ByteStream {
+    let taken = chunks.map_ok(|chunk| match chunk {
+        Chunk::Bytes(bytes) => bytes,
+        Chunk::Extent(extent) => {
+            let mut bytes = vec![0; usize::try_from(extent.len()).unwrap()];
+            assert_eq!(rustix::io::pread(extent.file().descriptor().unwrap(), &mut bytes, extent.offset()), Ok(bytes.len()));
+            bytes.into()
+        }
+    });
+    taken.boxed()
+}
+
 /// All of it, taken from the file itself where that is what is said.
 async fn gather(mut chunks: ChunkStream) -> (Vec<u8>, u64) {
     let (mut got, mut located) = (Vec::new(), 0);

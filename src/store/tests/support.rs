@@ -202,31 +202,31 @@ fn bytes_below(folder: &Path) -> u64 {
 
 /// The operating system's file system, except that one operation fails.
 #[derive(Clone)]
-pub(super) struct FaultFs {
+pub(crate) struct FaultFs {
     /// The operation of this number fails, and if `for_good` all after it.
-    pub(super) fails: u64,
-    pub(super) for_good: bool,
+    pub(crate) fails: u64,
+    pub(crate) for_good: bool,
     /// The operation that fails is done all the same: only its answer is an error.
-    pub(super) after_the_fact: bool,
-    pub(super) errno: i32,
+    pub(crate) after_the_fact: bool,
+    pub(crate) errno: i32,
     /// The number of the next operation; [`FaultFs::UNCOUNTED`] lets all pass.
-    pub(super) count: Arc<AtomicU64>,
+    pub(crate) count: Arc<AtomicU64>,
     /// The names of the operations that were counted.
-    pub(super) names: Arc<Mutex<Vec<&'static str>>>,
+    pub(crate) names: Arc<Mutex<Vec<&'static str>>>,
     /// How many bytes of files the file system has room for, as far as it tells.
-    pub(super) capacity: Arc<AtomicU64>,
-    pub(super) inodes: Arc<AtomicU64>,
+    pub(crate) capacity: Arc<AtomicU64>,
+    pub(crate) inodes: Arc<AtomicU64>,
     /// So many lists of folders for refs fail, for want of descriptors.
-    pub(super) unlisted: Arc<AtomicU64>,
+    pub(crate) unlisted: Arc<AtomicU64>,
     /// Called at the operation that would fail, which then does not.
-    pub(super) instead: Option<Arc<dyn Fn() + Send + Sync>>,
+    pub(crate) instead: Option<Arc<dyn Fn() + Send + Sync>>,
 }
 
 impl FaultFs {
     pub(super) const UNCOUNTED: u64 = u64::MAX / 2;
 
     /// One operation fails with EIO, once the count is set to 0.
-    pub(super) fn one(fails: u64) -> Self {
+    pub(crate) fn one(fails: u64) -> Self {
         let count = Arc::new(AtomicU64::new(Self::UNCOUNTED));
         let plenty = || Arc::new(AtomicU64::new(u64::MAX));
         Self {
