@@ -58,7 +58,7 @@ use self::layout::Layout;
 use self::open_files::OpenFiles;
 use self::parts::Parts;
 use self::refs::Refs;
-use crate::oci::Digest;
+use crate::oci::{Digest, RepositoryName, UpstreamName};
 use crate::util::{Clock, blocking};
 
 #[cfg(test)]
@@ -235,6 +235,23 @@ impl Store {
         }
         let (blobs, digest) = (Arc::clone(&self.blobs), *digest);
         off_thread(move || blobs.get(&digest)).await.ok().flatten()
+    }
+
+    /// As [`Store::get`], together with what is known of a repository's right to the content: to have something done where it may block
+    /// takes longer than either, so it is done once.
+    pub async fn get_for(
+        &self,
+        upstream: &UpstreamName,
+        repository: &RepositoryName,
+        kind: Kind,
+        digest: &Digest,
+    ) -> (Right, Option<Content>) {
+        if let Some(content) = self.blobs.get_open(digest) {
+            return (self.catalog.right_to(upstream, repository, kind, digest).await, Some(content));
+        }
+        let (blobs, digest) = (Arc::clone(&self.blobs), *digest);
+        let look = move |catalog: &catalog::Inner, place: &_| (catalog.right_to(place, kind, &digest), blobs.get(&digest));
+        self.catalog.run(upstream, repository, look).await.unwrap_or_default()
     }
 
     /// Notes that content was used of which the caller has a copy in memory, and when that was noted last. Does not block, and asks nobody.

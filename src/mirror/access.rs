@@ -63,6 +63,11 @@ impl Mirror {
 
     async fn look_up_access(&self, place: &Place, key: &ContentKey) -> Access {
         let right = self.shared.store.catalog().right_to(&key.upstream, &key.repository, key.kind, &key.digest).await;
+        self.access_by(place, key, right)
+    }
+
+    /// What `place` has with this right to the content, which is remembered if it may read it.
+    pub(super) fn access_by(&self, place: &Place, key: &ContentKey, right: Right) -> Access {
         let (size, is_proof) = match right {
             Right::Fetched { size } => (size.and_then(told_size), true),
             Right::Referenced { size, origins, claimants } => {

@@ -93,7 +93,14 @@ impl Mirror {
         key: &ContentKey,
         caller: Caller,
     ) -> Result<(Option<(Content, Lookup)>, Access), MirrorError> {
-        let (access, content) = tokio::join!(self.access(place, key), self.shared.store.get(&key.digest));
+        let store = &self.shared.store;
+        let (access, content) = match self.shared.readable.get(key) {
+            Some(size) => (Access::Granted { size }, store.get(&key.digest).await),
+            None => {
+                let (right, content) = store.get_for(&key.upstream, &key.repository, key.kind, &key.digest).boxed().await;
+                (self.access_by(place, key, right), content)
+            }
+        };
         let Some(content) = content else {
             return Ok((None, access));
         };

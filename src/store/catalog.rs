@@ -270,7 +270,7 @@ impl Catalog {
     }
 
     /// Runs blocking work about a repository off the async threads. `None` if the runtime is shutting down.
-    async fn run<T: Send + 'static>(
+    pub(super) async fn run<T: Send + 'static>(
         &self,
         upstream: &UpstreamName,
         repository: &RepositoryName,
@@ -419,7 +419,7 @@ impl Inner {
         known
     }
 
-    fn right_to(&self, place: &Place, kind: Kind, digest: &Digest) -> Right {
+    pub(super) fn right_to(&self, place: &Place, kind: Kind, digest: &Digest) -> Right {
         match self.linked(place, kind, digest) {
             Link::Fetched => {
                 let size = |connection: &_| names::referenced_size(connection, place, kind, digest);
