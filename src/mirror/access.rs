@@ -55,10 +55,15 @@ impl ContentKey {
 impl Mirror {
     /// What the catalog knows of the right of `place` to `digest`.
     pub(super) async fn access(&self, place: &Place, key: &ContentKey) -> Access {
-        match self.shared.readable.get(key) {
-            Some(size) => Access::Granted { size },
+        match self.remembered_access(key) {
+            Some(access) => access,
             None => self.look_up_access(place, key).boxed().await,
         }
+    }
+
+    /// What is known of it without a look into the catalog.
+    pub(super) fn remembered_access(&self, key: &ContentKey) -> Option<Access> {
+        self.shared.readable.get(key).map(|size| Access::Granted { size })
     }
 
     async fn look_up_access(&self, place: &Place, key: &ContentKey) -> Access {

@@ -94,8 +94,8 @@ impl Mirror {
         caller: Caller,
     ) -> Result<(Option<(Content, Lookup)>, Access), MirrorError> {
         let store = &self.shared.store;
-        let (access, content) = match self.shared.readable.get(key) {
-            Some(size) => (Access::Granted { size }, store.get(&key.digest).await),
+        let (access, content) = match self.remembered_access(key) {
+            Some(access) => (access, store.get(&key.digest).await),
             None => {
                 let (right, content) = store.get_for(&key.upstream, &key.repository, key.kind, &key.digest).boxed().await;
                 (self.access_by(place, key, right), content)
