@@ -1,6 +1,7 @@
 //! One content in flight: it is read from its upstream once, written to the store, verified, and read by any number of
 //! clients while it arrives. A fill belongs to nobody's request and never decides who may read it.
 
+mod batch;
 mod buffers;
 mod driver;
 mod error;

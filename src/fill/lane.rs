@@ -2,6 +2,7 @@
 //! which may be earlier by now than when it began, and knows of no other lane.
 
 use std::io;
+use std::ops::Range;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use tokio::sync::{Mutex, Notify};
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{Instant, sleep};
 
+use super::batch::Batch;
 use super::error::FillError;
 use super::flight::{Fill, Unwritten};
 use super::link::Link;
@@ -22,16 +24,19 @@ use crate::store::{Ingest, PartWriter, Store, StoredFile};
 use crate::upstream::{Body, UpstreamError};
 use crate::util::blocking;
 
-/// How many bytes are written in one go on a blocking thread. While one batch is written the next one gathers.
-const BATCH: usize = 512 << 10;
+/// From how many bytes on a batch is written although the one before still is. While one batch is written the next one gathers.
+const BATCH: u64 = 512 << 10;
 
 /// How many bytes are written first. Who waits for them gets them from memory: for a thread that writes to wake, to be done and to
 /// wake this one again takes longer than all else that we do between the upstream's first byte and the client's.
-const FIRST: usize = 64 << 10;
+const FIRST: u64 = 64 << 10;
 
 /// For how long the first bytes of a batch wait for more. A link brings a few KiB at a time: to hand each of these on at once was an eighth
 /// of the processor time of a pull at 200 MB/s.
 const GATHERING: Duration = Duration::from_millis(2);
+
+/// For how long what is less than a whole grain waits for more.
+const GRAIN_GATHERING: Duration = Duration::from_millis(10);
 
 /// What the lanes of a fill share.
 pub(super) struct Site<'a> {
@@ -70,22 +75,17 @@ pub(super) struct Lane<'a> {
     writing: Option<Writing>,
 }
 
-type Writing = JoinHandle<io::Result<std::ops::Range<u64>>>;
+type Writing = JoinHandle<io::Result<Range<u64>>>;
 
-#[derive(Default)]
-struct Batch {
-    chunks: Vec<Bytes>,
-    len: usize,
-}
-
-impl Batch {
-    /// Takes `len` bytes from its beginning, if they are in one piece and not all of it.
-    fn split_first(&mut self, len: usize) -> Option<Self> {
-        let first = self.chunks.first_mut().filter(|first| first.len() > len)?;
-        let chunk = first.split_to(len);
-        self.len -= len;
-        Some(Self { chunks: vec![chunk], len })
-    }
+/// How long a batch has waited for more.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Gathered {
+    /// Not long.
+    Little,
+    /// As long as whole grains wait: [`GATHERING`].
+    Grains,
+    /// As long as anything waits: [`GRAIN_GATHERING`].
+    All,
 }
 
 impl<'a> Lane<'a> {
@@ -111,16 +111,15 @@ impl<'a> Lane<'a> {
 
     /// Takes `body`, which begins at the share's first byte, to the end of the share.
     pub(super) async fn receive(mut self, mut body: Body) -> Result<Ended, FillError> {
-        let mut batch = Batch::default();
+        let mut batch = Batch::at(self.taken);
         let mut gathering = pin!(sleep(GATHERING));
-        let mut is_due = false;
+        let mut gathered = Gathered::Little;
         let end = loop {
-            if batch.len >= BATCH || (self.writing.is_none() && batch.len > 0 && (is_due || !self.has_begun)) {
+            if let Some(cut) = self.due(&batch, gathered) {
                 self.settle().await?;
-                let first = if self.has_begun { None } else { batch.split_first(FIRST) };
-                let next = first.unwrap_or_else(|| std::mem::take(&mut batch));
-                self.write(next, self.taken - batch.len as u64).await?;
-                is_due = false;
+                self.write(batch.split_to(cut)).await?;
+                gathered = Gathered::Little;
+                gathering.as_mut().reset(Instant::now() + GATHERING);
             }
             if self.taken >= self.site.fill.end_of_share(self.id) {
                 break Ok(Ended::Done);
@@ -136,14 +135,19 @@ impl<'a> Lane<'a> {
                 }
                 () = stop.notified() => continue,
                 next = body.next() => next,
-                () = &mut gathering, if batch.len > 0 && !is_due => {
-                    is_due = true;
+                () = &mut gathering, if !batch.is_empty() && gathered != Gathered::All => {
+                    gathered = match gathered {
+                        Gathered::Little => Gathered::Grains,
+                        Gathered::Grains | Gathered::All => Gathered::All,
+                    };
+                    gathering.as_mut().reset(Instant::now() + (GRAIN_GATHERING - GATHERING));
                     continue;
                 }
             };
             match next {
                 Some(Ok(chunk)) => {
-                    if batch.len == 0 {
+                    if batch.is_empty() {
+                        gathered = Gathered::Little;
                         gathering.as_mut().reset(Instant::now() + GATHERING);
                     }
                     self.take(&mut batch, chunk);
@@ -153,11 +157,24 @@ impl<'a> Lane<'a> {
             }
         };
         self.settle().await?;
-        if batch.len > 0 {
-            self.write(batch, self.taken).await?;
+        if !batch.is_empty() {
+            self.write(batch).await?;
             self.settle().await?;
         }
         Ok(end?)
+    }
+
+    /// Up to where `batch` is to be written now, if any of it is.
+    fn due(&self, batch: &Batch, gathered: Gathered) -> Option<u64> {
+        match gathered {
+            _ if batch.is_empty() => None,
+            _ if !self.has_begun => Some(batch.range().start + FIRST),
+            _ if batch.len() >= BATCH => batch.last_cut(),
+            _ if self.writing.is_some() => None,
+            Gathered::Little => None,
+            Gathered::Grains => batch.last_cut(),
+            Gathered::All => Some(batch.range().end),
+        }
     }
 
     /// Waits until the share has become empty.
@@ -173,8 +190,7 @@ impl<'a> Lane<'a> {
         chunk.truncate(usize::try_from(left).unwrap_or(usize::MAX));
         self.taken += chunk.len() as u64;
         self.site.fill.take(self.id, self.taken);
-        batch.len += chunk.len();
-        batch.chunks.push(chunk);
+        batch.push(chunk);
     }
 
     /// The body is over before the share is.
@@ -190,29 +206,27 @@ impl<'a> Lane<'a> {
         }
     }
 
-    /// Begins to write `batch`, which ends before the byte `end`.
-    async fn write(&mut self, batch: Batch, end: u64) -> Result<(), FillError> {
+    /// Begins to write `batch`.
+    async fn write(&mut self, batch: Batch) -> Result<(), FillError> {
         if self.site.size.is_none() {
             self.site.ingest.lock().await.reserve(self.taken).await?;
         }
         let (writer, prefix) = (self.site.writer.clone(), Arc::clone(&self.site.prefix));
-        let range = end - batch.len as u64..end;
-        let position = range.start;
-        let first = batch.chunks.first().filter(|_| !self.has_begun).cloned();
+        let position = batch.range().start;
+        let first = batch.first().filter(|_| !self.has_begun).cloned();
         self.has_begun = true;
         self.writing = Some(blocking(move || {
-            let mut position = range.start;
-            for chunk in &batch.chunks {
-                writer.write_all_at(chunk, position)?;
+            writer.write_all_vectored_at(&mut batch.slices(), position)?;
+            let mut position = position;
+            for chunk in batch.chunks() {
                 prefix.feed(position, chunk);
                 position += chunk.len() as u64;
             }
-            Ok(range)
+            Ok(batch.range())
         }));
         if let Some(first) = first {
             // A copy, because what a slow client keeps of the connection's buffer would keep all of that.
-            let bytes = Bytes::copy_from_slice(&first[..first.len().min(FIRST)]);
-            self.site.fill.lend(self.id, Unwritten { position, bytes });
+            self.site.fill.lend(self.id, Unwritten { position, bytes: Bytes::copy_from_slice(&first) });
         }
         Ok(())
     }
@@ -224,7 +238,7 @@ impl<'a> Lane<'a> {
         }
     }
 
-    fn written(&self, result: Result<io::Result<std::ops::Range<u64>>, JoinError>) -> Result<(), FillError> {
+    fn written(&self, result: Result<io::Result<Range<u64>>, JoinError>) -> Result<(), FillError> {
         match result {
             Ok(Ok(range)) => {
                 self.site.link.receive(range.end - range.start);

@@ -4,7 +4,7 @@
 mod guarded;
 mod os;
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -60,6 +60,16 @@ pub trait StoredFile: Send + Sync + 'static {
     fn try_read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
     /// Writes all of `buffer` at `offset`. May block.
     fn write_all_at(&self, buffer: &[u8], offset: u64) -> io::Result<()>;
+    /// Writes all that is in `slices`, one after the other, from `offset` on: as one write, where the system can do that. May block. The
+    /// slices may be other ones afterwards.
+    fn write_all_vectored_at(&self, slices: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let mut offset = offset;
+        for slice in slices {
+            self.write_all_at(slice, offset)?;
+            offset += slice.len() as u64;
+        }
+        Ok(())
+    }
     /// Has the file system set `size` bytes aside for the file, so that they cannot run out while it is written. One that cannot
     /// do that promises nothing.
     fn allocate(&self, size: u64) -> io::Result<()> {

@@ -1,7 +1,7 @@
 //! A part in flight, from the first byte to its name among the blobs, or to nothing, or to where the next fill finds it. It never
 //! looks at the bytes: the caller has verified them when it commits.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -226,6 +226,14 @@ impl PartWriter {
     /// What the disk said; [`Store::write_failed`](super::Store::write_failed) knows what it means.
     pub fn write_all_at(&self, buffer: &[u8], offset: u64) -> io::Result<()> {
         self.file.write_all_at(buffer, offset)
+    }
+
+    /// Writes all that is in `slices`, one after the other, from `offset` on. Blocks. They may be other ones afterwards.
+    ///
+    /// # Errors
+    /// As [`PartWriter::write_all_at`].
+    pub fn write_all_vectored_at(&self, slices: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        self.file.write_all_vectored_at(slices, offset)
     }
 }
 

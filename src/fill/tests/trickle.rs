@@ -1,5 +1,6 @@
 //! Bodies that come a little at a time.
 
+use super::super::batch::GRAIN;
 use super::*;
 
 /// Each time that bytes are handed on costs more than these bytes where they are few.
@@ -13,7 +14,7 @@ async fn what_comes_in_crumbs_is_gathered_and_nobody_waits_for_it() {
     let fill = bed.begin(Digest::sha256(&content));
     let mut stream = Readable::InFlight(Arc::clone(&fill)).read_all();
     // The first is there before any time passes, and one that nothing follows a moment later.
-    for (sent, longest) in [(crumb, Duration::ZERO), (2 * crumb, Duration::from_millis(5))] {
+    for (sent, longest) in [(crumb, Duration::ZERO), (2 * crumb, Duration::from_millis(10))] {
         let begun = tokio::time::Instant::now();
         bed.permit(1);
         assert_eq!(stream.next().await.unwrap().unwrap(), content[sent - crumb..sent]);
@@ -33,7 +34,33 @@ async fn what_comes_in_crumbs_is_gathered_and_nobody_waits_for_it() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let pieces = reader.await.unwrap();
-    assert!((40..=110).contains(&pieces), "198 crumbs, one in each ms, came in {pieces} pieces");
+    assert!((15..=40).contains(&pieces), "198 crumbs, one in each ms, came in {pieces} pieces");
+}
+
+/// The kernel keeps what is written in pieces that fit the write: see [`GRAIN`].
+#[tokio::test(start_paused = true)]
+async fn writes_end_at_whole_grains_until_nothing_follows() {
+    let content = content(20);
+    let piece = 100_000;
+    let Script::Body { head, .. } = body(&content, 0, None) else { unreachable!("a body is scripted") };
+    let chunks = content.chunks(piece).map(|chunk| Some(Bytes::copy_from_slice(chunk))).collect();
+    let bed = Bed::new(vec![Script::Body { head, chunks }]);
+    let fill = bed.begin(Digest::sha256(&content));
+    bed.permit(1);
+    fill.opened().await.unwrap();
+    let mut taken = piece as u64;
+    for _ in 0..4 {
+        bed.permit(1);
+        taken += piece as u64;
+        // Longer than whole grains wait, and not as long as all else does.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let written = fill.end_of_run(0);
+        assert!(written.is_multiple_of(GRAIN) && written > taken - GRAIN, "{written} of {taken}");
+    }
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    assert_eq!(fill.end_of_run(0), taken, "what nothing follows is written as well");
+    bed.permit(100);
+    assert!(read(&fill).await.0 == content);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,7 +1,7 @@
 //! The operating system's file system. It adds nothing to the system calls but the care not to follow symbolic links.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
@@ -17,6 +17,9 @@ use super::{Entry, FileSystem, Metadata, Space, StoredFile};
 pub struct OsFileSystem;
 
 struct OsFile(File);
+
+/// How many slices one call takes: `IOV_MAX`, writev(2).
+const SLICES: usize = 1024;
 
 /// Flags for every `open`: no symbolic links, and no waiting for the other end of a FIFO that somebody put there.
 fn careful() -> i32 {
@@ -140,6 +143,24 @@ impl StoredFile for OsFile {
         self.0.write_all_at(buffer, offset)
     }
 
+    fn write_all_vectored_at(&self, mut slices: &mut [IoSlice<'_>], mut offset: u64) -> io::Result<()> {
+        // What is empty would look like a disk that takes nothing.
+        IoSlice::advance_slices(&mut slices, 0);
+        while !slices.is_empty() {
+            let count = slices.len().min(SLICES);
+            match rustix::io::pwritev(&self.0, &slices[..count], offset) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    IoSlice::advance_slices(&mut slices, written);
+                    offset += written as u64;
+                }
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
     fn allocate(&self, size: u64) -> io::Result<()> {
         // The size stays what was written: it is how a part that is too short shows.
         match rustix::fs::fallocate(&self.0, FallocateFlags::KEEP_SIZE, 0, size) {
@@ -205,6 +226,20 @@ mod tests {
         let again = OsFileSystem.open(&path).unwrap();
         assert_eq!(again.len().unwrap(), 11);
         assert!(again.write_all_at(b"x", 0).is_err(), "what is opened cannot be written");
+    }
+
+    #[test]
+    fn many_slices_are_written_as_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = OsFileSystem.create(&dir.path().join("file")).unwrap();
+        let pieces: Vec<Vec<u8>> = (0..3 * SLICES + 7).map(|index| vec![index as u8; index % 5]).collect();
+        let mut slices: Vec<_> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+        file.write_all_vectored_at(&mut slices, 3).unwrap();
+        file.write_all_vectored_at(&mut [IoSlice::new(b"")], 0).unwrap();
+        file.write_all_vectored_at(&mut [], 0).unwrap();
+        assert_eq!(file.read_all(1 << 20).unwrap(), [vec![0; 3], pieces.concat()].concat());
+        let again = OsFileSystem.open(&dir.path().join("file")).unwrap();
+        assert!(again.write_all_vectored_at(&mut [IoSlice::new(b"x")], 0).is_err(), "what is opened cannot be written");
     }
 
     #[test]
