@@ -202,13 +202,14 @@ impl Server {
             fs::write(file, Client::open(upstream.address())?.with_token(&token).get(path)?.keep()?)?;
         }
         let address = free_address()?;
-        let mut listen = address.to_string();
+        let mut tls = String::new();
         if let Some(identity) = identity {
             identity.write(folder.path())?;
             let dir = name_of(folder.path())?;
-            listen += &format!(" ssl; ssl_certificate {dir}/cert.pem; ssl_certificate_key {dir}/key.pem; ssl_protocols TLSv1.3");
+            tls = format!(" ssl; ssl_certificate {dir}/cert.pem; ssl_certificate_key {dir}/key.pem; ssl_protocols TLSv1.3");
         }
-        let places = [("@DIR@", name_of(folder.path())?), ("@LISTEN@", &listen), ("@USER@", &user()?)];
+        let places =
+            [("@DIR@", name_of(folder.path())?), ("@LISTEN@", &address.to_string()), ("@TLS@", &tls), ("@USER@", &user()?)];
         let config = configure(folder.path(), ("static.conf", include_str!("servers/static.conf")), &places)?;
         let process = Process::start(&mut nginx(&programs.nginx, &config), address, &folder.path().join("output"))?;
         Ok(Self { subject: Subject::Static, address, process, _folder: folder })
