@@ -142,8 +142,9 @@ impl World {
             let most = match part {
                 _ if is_manifest => size * self.schedule.holdings.len() as u64,
                 None => size,
-                // Wrong bytes of an upstream that tells no size may be more than the content has.
-                Some(bytes) => size.saturating_sub(*bytes),
+                // Wrong bytes of an upstream that tells no size may be more than the content has. The last byte is asked for even if it
+                // is there: to give it is the upstream's word that it has the content.
+                Some(bytes) => size.saturating_sub(*bytes) + 1,
             };
             if part.is_some_and(|bytes| *bytes > size) && !self.registry.is_tainted(&digest) {
                 self.journal.violation(format_args!("P1: {part:?} bytes were kept of {name}, which has {size}"));
