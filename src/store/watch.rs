@@ -2,7 +2,7 @@
 //! is back; and whether content could be stored again. It never decides about content.
 
 use std::convert::Infallible;
-use std::io;
+use std::io::{self, IoSlice};
 use std::sync::Weak;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread;
@@ -19,6 +19,9 @@ const LOOKS_PER_SWEEP: u32 = 8;
 /// While nothing can be stored it is tried with every so many looks, with so many bytes.
 const LOOKS_PER_PROBE: u32 = 4;
 const PROBE_BYTES: u64 = 1 << 20;
+
+/// The temporary files of that: numbers that no other will have.
+const PROBE_NUMBERS: [u64; 2] = [u64::MAX - 1, u64::MAX];
 
 /// Starts the thread that watches until the other end of `closed` is gone.
 pub(super) fn start(closed: Receiver<Infallible>, blobs: Weak<Blobs>) -> io::Result<()> {
@@ -47,23 +50,35 @@ pub(super) fn start(closed: Receiver<Infallible>, blobs: Weak<Blobs>) -> io::Res
 
 impl Blobs {
     /// Finds out whether content could be stored again, so that nobody has to wait for some that comes to hear of it.
-    fn probe(&self) {
+    pub(super) fn probe(&self) {
         let mut reservation = self.budget.reservation();
-        if self.reserve_what_is_free(&mut reservation, PROBE_BYTES) && self.write_and_remove().is_ok() {
+        if self.reserve_what_is_free(&mut reservation, PROBE_BYTES)
+            && self.store_and_remove().is_ok()
+            && self.catalog.database.probe().is_ok()
+        {
             self.health.stored(&Ok(()));
         }
     }
 
-    /// Takes the steps of storing that take room, or change something.
-    fn write_and_remove(&self) -> io::Result<()> {
-        let path = self.parts.temporary();
-        let written = self.fs.create(&path).and_then(|file| {
+    /// Takes every step that the disk is asked for when content is stored: the one that failed may be any of them.
+    fn store_and_remove(&self) -> io::Result<()> {
+        // The same names each time: where the disk lets nothing be removed, it is not to be filled with these.
+        let [path, named] = PROBE_NUMBERS.map(|number| self.layout.temporary(number));
+        if let Err(error) = self.fs.remove(&path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            return Err(error);
+        }
+        let stored = self.fs.create(&path).and_then(|file| {
             file.allocate(PROBE_BYTES)?;
-            file.write_all_at(&[1; 4096], 0)?;
-            file.sync_data()
+            file.write_all_vectored_at(&mut [IoSlice::new(&[1; 4096])], 0)?;
+            file.sync_data()?;
+            self.fs.protect(&path)?;
+            self.fs.rename(&path, &named)?;
+            self.fs.sync_folder(&self.layout.ingest())
         });
-        let removed = self.fs.remove(&path);
-        written.and(removed)
+        let removed = self.fs.remove(&named).or_else(|_| self.fs.remove(&path));
+        stored.and(removed)
     }
 
     fn look_after_folder(&self) {

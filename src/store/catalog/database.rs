@@ -132,6 +132,11 @@ impl Database {
         }
     }
 
+    /// Blocks until the disk has taken a change that changes nothing.
+    pub(in crate::store) fn probe(&self) -> Result<(), CatalogError> {
+        self.write(schema::write_nothing)
+    }
+
     /// Blocks until all accesses so far are in the catalog.
     pub(in crate::store) fn flush_accesses(&self) -> Result<(), CatalogError> {
         self.writer.send(Command::Flush).map_err(|_| CatalogError::Stopped)?;

@@ -245,6 +245,11 @@ pub(super) fn is_for_reading(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code() == Some(ErrorCode::ReadOnly)
 }
 
+/// Writes, and takes it back: the disk is asked for that, and nobody who reads sees it.
+pub(super) fn write_nothing(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch("INSERT INTO pinned (digest) VALUES (x''); DELETE FROM pinned WHERE digest = x'';")
+}
+
 /// Gives the catalog a name under which nobody opens it, so that the operator can look into it. There is one such at most: it may
 /// be large, and nobody counts it.
 pub(super) fn set_aside(path: &Path, reason: &'static str, now: i64) -> Result<(), CatalogError> {

@@ -171,3 +171,39 @@ async fn refs_are_whole_or_not_there_whichever_step_fails() {
         }
     }
 }
+
+/// That content can be stored again is said when every step of storing could be taken, and not before.
+#[tokio::test]
+async fn whether_it_is_over_is_found_out_by_all_the_steps_that_storing_takes() {
+    let home = Home::new();
+    home.prepare().await;
+    let fs = FaultFs::one(u64::MAX);
+    let (count, names) = (Arc::clone(&fs.count), Arc::clone(&fs.names));
+    let store = home.open_faulty(fs).await;
+    drop(put(&store, &bytes(1, 3000)).await.unwrap());
+    // What is looked at, and a folder that is made where there is none, are not asked for again.
+    let steps = std::mem::take(&mut *names.lock().unwrap()).into_iter().filter(|step| !["len", "create_folder"].contains(step));
+    store.blobs.probe();
+    let probed = std::mem::take(&mut *names.lock().unwrap());
+    for step in steps {
+        assert!(probed.contains(&step), "{step} is not among {probed:?}");
+    }
+    drop(store);
+    closed(&home).await;
+
+    let steps = probed.len() as u64;
+    assert!(steps > 6, "{probed:?}");
+    for fails in 0..steps {
+        let fs = FaultFs { count: Arc::clone(&count), ..FaultFs::one(fails) };
+        count.store(FaultFs::UNCOUNTED, Ordering::SeqCst);
+        let store = home.open_on(ROOMY, Arc::new(fs)).await;
+        store.blobs.health.stored(&Err::<(), _>(StoreError::NoSpace));
+        count.store(0, Ordering::SeqCst);
+        store.blobs.probe();
+        assert!(store.trouble().is_some(), "step {fails} has failed");
+        store.blobs.probe();
+        assert_eq!((store.trouble(), home.in_flight()), (None, 0), "after step {fails}");
+        drop(store);
+        closed(&home).await;
+    }
+}

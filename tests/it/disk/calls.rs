@@ -20,12 +20,12 @@ async fn whatever_call_fails_pulls_go_on_and_are_kept_again_afterwards() {
     let larder = Larder::of(&hub).await;
     pull(&larder, NAME, TAG).await;
     let faults = [
-        ("pwrite64", "error=EIO"),
+        ("pwrite64,pwritev", "error=EIO"),
         ("fdatasync", "error=EIO"),
         ("?rename,?renameat,renameat2", "error=EIO"),
         ("fsync", "error=EIO"),
         ("fallocate", "error=EDQUOT"),
-        ("pwrite64", "error=ENOSPC"),
+        ("pwrite64,pwritev", "error=ENOSPC"),
         ("?open,openat", "error=EMFILE"),
         ("?open,openat", "error=EROFS"),
     ];
@@ -37,6 +37,8 @@ async fn whatever_call_fails_pulls_go_on_and_are_kept_again_afterwards() {
         });
         let injection = larder.inject(calls, fault, None).await;
         assert_eq!(pull(&larder, NAME, &image.manifest().digest).await, image.manifest().digest.as_str(), "{calls} {fault}");
+        // Once a second it finds out whether that is over.
+        tokio::time::sleep(Duration::from_millis(1200)).await;
         assert_eq!(larder.metrics().await.get("cache_degraded"), 1.0, "{calls} {fault}");
         let (status, said) = larder.readiness().await;
         assert!(status == 200 && said.starts_with("ready, but nothing can be stored"), "{calls} {fault}: {said}");
@@ -59,7 +61,7 @@ async fn a_body_goes_on_where_the_disk_takes_no_more() {
     client.request("GET", &blob(layer), &[]).await;
     client.until_received(1 << 20).await;
     gate.until_held(1).await;
-    let injection = larder.inject("pwrite64", "error=EIO", None).await;
+    let injection = larder.inject("pwrite64,pwritev", "error=EIO", None).await;
     gate.release();
     let download = client.download().await;
     assert_eq!((download.head.status, download.end, &download.digest), (200, End::Complete, layer));

@@ -1,6 +1,7 @@
 //! The cache's folder turns read-only, or goes: its file system is unmounted, or it is deleted, emptied, renamed.
 
 use std::fs;
+use std::time::Duration;
 
 use larder_testkit::{Fault, Hub, Listener};
 
@@ -105,6 +106,8 @@ async fn a_catalog_that_the_disk_does_not_take_keeps_nobody_from_pulling() {
         let digest = pull(&larder, NAME, TAG).await;
         let injection = larder.inject("pwrite64", fault, Some(&larder.cache().join("catalog.sqlite-wal"))).await;
         pull_new(&larder, &hub, seed + 1).await;
+        // Once a second it finds out whether that is over.
+        tokio::time::sleep(Duration::from_millis(1200)).await;
         assert!(larder.readiness().await.1.starts_with("ready, but nothing can be stored"), "{fault}");
         assert_eq!(pull(&larder, NAME, TAG).await, digest, "{fault}");
         assert!(injection.end() > 0);
