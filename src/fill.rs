@@ -155,6 +155,13 @@ impl Fills {
         self.lock().get(digest).cloned()
     }
 
+    /// Joins the fill of `digest`, if it is in flight and reads from `source`: what is said to it is said to whoever asks for the same.
+    pub fn join(&self, digest: &Digest, source: &Source) -> Option<Arc<Fill>> {
+        let fill = self.get(digest).filter(|fill| fill.source().is(source))?;
+        self.shared.observer.joined();
+        Some(fill)
+    }
+
     /// Why content from `source` is refused at the moment, if it is.
     pub fn refusal(&self, digest: &Digest, source: &Source) -> Option<FillError> {
         self.shared.broken.get(&source.key(*digest)).filter(|error| !error.is_local())

@@ -6,7 +6,7 @@ use futures::FutureExt;
 
 use super::access::Access;
 use super::{Asked, CacheOutcome, Caller, ContentKey, Lookup, Mirror, MirrorError, Place};
-use crate::fill::{FillError, Joined, Moment, Readable, Shelved, Source, Through};
+use crate::fill::{Fill, FillError, Joined, Moment, Readable, Shelved, Source, Through};
 use crate::oci::{Digest, Reference};
 use crate::store::{Content, Kind};
 
@@ -40,12 +40,19 @@ impl Mirror {
 
     async fn find_blob(&self, place: &Place, digest: &Digest, caller: Caller) -> Result<BlobAnswer, MirrorError> {
         let key = ContentKey::new(place, Kind::Blob, digest);
+        let source = place.source(caller);
+        if let Some(fill) = self.shared.fills.join(digest, &source) {
+            let joining = self.join_blob(&key, fill);
+            let answer = self.note_if_left(place, Kind::Blob, Reference::Digest(*digest), joining).boxed().await?;
+            if let Some(answer) = answer {
+                return Ok(answer);
+            }
+        }
         let moment = self.shared.fills.moment();
         let (at_rest, access) = self.blob_at_rest(place, &key, caller).await?;
         match at_rest {
             Some((content, lookup)) => {
-                let fills = self.shared.fills.clone();
-                let shelved = Shelved { content, digest: *digest, fills, source: place.source(caller) };
+                let shelved = Shelved { content, digest: *digest, fills: self.shared.fills.clone(), source };
                 Ok(BlobAnswer { content: Readable::AtRest(shelved), lookup })
             }
             None => {
@@ -114,6 +121,20 @@ impl Mirror {
         Ok((Some((content, Lookup::of(outcome))), access))
     }
 
+    /// What `fill` brings, which fetches the blob for the same place already: nothing need be looked up for that, so that a crowd does not
+    /// wait for the disk. `None` if it brings nothing to whoever has not looked.
+    async fn join_blob(&self, key: &ContentKey, fill: Arc<Fill>) -> Result<Option<BlobAnswer>, MirrorError> {
+        match fill.opened().await {
+            Ok(_) if fill.is_vouched_for() => {
+                self.grant_meanwhile(key);
+                Ok(Some(BlobAnswer { content: Readable::InFlight(fill), lookup: Lookup::of(CacheOutcome::Joined) }))
+            }
+            Ok(_) | Err(FillError::Unread) => Ok(None),
+            Err(error) if error.is_local() || is_anothers_refusal(&error) => Ok(None),
+            Err(error) => Err(self.fill_error(key, error)),
+        }
+    }
+
     async fn fetch_blob(
         &self,
         place: &Place,
@@ -152,9 +173,7 @@ impl Mirror {
                 // It ended in the moment in which we came.
                 Err(FillError::Unread) => fill.landed().await,
                 // Who began it has had its share, or too long a line: that is no answer to another client.
-                Err(FillError::Upstream(error)) if outcome == CacheOutcome::Joined && error.is_for_one_caller() => {
-                    fill.landed().await;
-                }
+                Err(error) if outcome == CacheOutcome::Joined && is_anothers_refusal(&error) => fill.landed().await,
                 // Another repository's failure says nothing about ours.
                 Err(_) if !of_this_place => {}
                 Err(error) => {
@@ -189,6 +208,11 @@ impl Mirror {
             error => MirrorError::from_fill(error),
         }
     }
+}
+
+/// Whether a fill has failed for the sake of who began it alone.
+fn is_anothers_refusal(error: &FillError) -> bool {
+    matches!(error, FillError::Upstream(error) if error.is_for_one_caller())
 }
 
 impl Place {

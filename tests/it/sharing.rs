@@ -114,6 +114,39 @@ async fn a_late_joiner_reads_what_has_arrived_without_waiting_for_the_rest() {
     assert_eq!(fetched(&hub, layer).count(), 1);
 }
 
+/// Who asks for what is on its way for the same repository waits for nothing but its bytes: nothing is looked up on the disk.
+#[tokio::test]
+async fn a_crowd_that_joins_asks_the_disk_for_nothing() {
+    const SIZE: u64 = 4 << 20;
+    let image = image(8, &[SIZE]);
+    let layer = image.layers()[0].digest();
+    let hub = hub_with(&image).await;
+    let gate = hub.fault(Fault::on(Listener::Cdn).path_contains(layer).once().hold_at(SIZE / 2));
+    let larder = Larder::with(&hub, "limits.connections_per_blob = 1").await;
+    larder.get(manifest(TAG)).await;
+    let mut first = larder.connect().await;
+    first.request("GET", &blob(layer), &[]).await;
+    first.until_received(1 << 20).await;
+    gate.until_held(1).await;
+
+    let injection = larder.inject("?open,openat", "error=EIO", Some(&larder.blob_file(layer))).await;
+    let mut crowd = Vec::new();
+    for _ in 0..20 {
+        let mut client = larder.connect().await;
+        client.request("GET", &blob(layer), &[]).await;
+        client.until_received(1 << 20).await;
+        crowd.push(client);
+    }
+    assert_eq!(injection.end(), 0, "it was looked for on the disk");
+    gate.release();
+    for mut client in crowd.into_iter().chain([first]) {
+        let download = client.download().await;
+        assert_eq!((download.end, &download.digest), (End::Complete, layer));
+    }
+    assert_eq!(larder.metrics().await.requests("blob", "joined"), 20.0);
+    assert_eq!(fetched(&hub, layer).count(), 1);
+}
+
 /// Promise P5; fault matrix, 22 and 23.
 #[tokio::test]
 async fn clients_that_leave_take_nobody_with_them() {
