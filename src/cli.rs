@@ -6,6 +6,7 @@ mod capacity;
 mod check_config;
 mod errand;
 mod gc;
+mod heap;
 mod identity;
 mod ls;
 mod missing;

@@ -26,7 +26,7 @@ use super::reload::Running;
 use super::rm::Rm;
 use super::stats::AskStats;
 use super::upstreams::upstreams;
-use super::{fail, load, verify};
+use super::{fail, heap, load, verify};
 use crate::config::{self, Config};
 use crate::fill::{Fills, Lanes, Limits};
 use crate::mirror::{Mirror, PrefetchObserver, Timing};
@@ -72,6 +72,7 @@ pub(super) fn run(file: Option<&Path>) -> ExitCode {
     if let Err(error) = init_logging(format, LevelFilter::from_level(config.log.level)) {
         return fail(error, 1);
     }
+    heap::keep();
     match start(file, &config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(format_args!("{error:#}"), 1),

@@ -296,6 +296,11 @@ impl Larder {
         self.process.status_bytes("VmHWM")
     }
 
+    /// How many pages of memory the system has given to the process so far.
+    pub(crate) fn page_faults(&self) -> u64 {
+        self.process.page_faults()
+    }
+
     /// How many descriptors the process has open.
     pub(crate) fn descriptors(&self) -> usize {
         self.process.descriptors()

@@ -73,6 +73,13 @@ impl Process {
         kibibytes << 10
     }
 
+    /// How many page faults it has had for which nothing was read from a disk: proc_pid_stat(5), `minflt`.
+    pub(super) fn page_faults(&self) -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        // The name of the program, in parentheses, is the second field; this is the tenth.
+        stat.rsplit_once(") ").unwrap().1.split(' ').nth(7).unwrap().parse().unwrap()
+    }
+
     /// How many descriptors it has open.
     pub(super) fn descriptors(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
