@@ -155,9 +155,14 @@ impl Fills {
         self.lock().get(digest).cloned()
     }
 
-    /// Joins the fill of `digest`, if it is in flight and reads from `source`: what is said to it is said to whoever asks for the same.
+    /// As [`Fills::get`], if it reads from `source`: what the upstream says to it, it says to whoever asks for the same there.
+    pub fn get_from(&self, digest: &Digest, source: &Source) -> Option<Arc<Fill>> {
+        self.get(digest).filter(|fill| fill.source().is(source))
+    }
+
+    /// Joins the fill of `digest` from `source`, if it is in flight.
     pub fn join(&self, digest: &Digest, source: &Source) -> Option<Arc<Fill>> {
-        let fill = self.get(digest).filter(|fill| fill.source().is(source))?;
+        let fill = self.get_from(digest, source)?;
         self.shared.observer.joined();
         Some(fill)
     }

@@ -80,7 +80,7 @@ impl Mirror {
         }
         let source = place.source(caller);
         // A fill of the same repository says what a HEAD upstream would say.
-        if let Some(fill) = self.shared.fills.get(digest).filter(|fill| fill.source().is(&source))
+        if let Some(fill) = self.shared.fills.get_from(digest, &source)
             && let Ok(size) = fill.opened().await
         {
             return Ok(BlobHead { size, lookup: Lookup::of(CacheOutcome::Joined) });
