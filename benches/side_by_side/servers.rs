@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
 use crate::client::Client;
+use crate::content::blob_path;
 use crate::process::Process;
 use crate::tls::Identity;
 use crate::upstream::Upstream;
@@ -116,7 +117,7 @@ pub(crate) struct Server {
     pub(crate) subject: Subject,
     pub(crate) address: SocketAddr,
     pub(crate) process: Process,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Server {
@@ -144,12 +145,12 @@ impl Server {
         };
         let process = Process::start(&mut command, address, &folder.path().join("output"))
             .with_context(|| format!("{} was not started", cache.subject().name()))?;
-        Ok(Self { subject: cache.subject(), address, process, _folder: folder })
+        Ok(Self { subject: cache.subject(), address, process, folder })
     }
 
     /// Starts a server of what the upstream has at `paths`, as files.
     pub(crate) fn start_static(programs: &Programs, upstream: &Upstream, scratch: &Path, paths: &[String]) -> Result<Self> {
-        Self::start_files(programs, upstream, scratch, paths, None)
+        Self::start_files(programs, scratch, paths, None, copy_from(upstream)?)
     }
 
     /// As [`Server::start_static`], over TLS.
@@ -160,7 +161,18 @@ impl Server {
         paths: &[String],
         identity: &Identity,
     ) -> Result<Self> {
-        Self::start_files(programs, upstream, scratch, paths, Some(identity))
+        Self::start_files(programs, scratch, paths, Some(identity), copy_from(upstream)?)
+    }
+
+    /// Starts a server of blobs that `larder` has: of the very same files, since two copies are never equally well placed in memory.
+    pub(crate) fn start_beside(larder: &Self, programs: &Programs, scratch: &Path, digests: &[&str]) -> Result<Self> {
+        let paths: Vec<_> = digests.iter().map(|digest| blob_path(digest)).collect();
+        Self::start_files(programs, scratch, &paths, None, |path, file| {
+            let hex = path.rsplit(':').next().context("a blob has a digest")?;
+            let first = hex.get(..2).context("a digest is longer")?;
+            let stored = larder.folder.path().join("cache/blobs/sha256").join(first).join(hex);
+            fs::hard_link(&stored, file).with_context(|| format!("{} is not there", stored.display()))
+        })
     }
 
     /// Starts Larder, empty, with TLS.
@@ -183,23 +195,23 @@ impl Server {
         let config = configure(folder.path(), (name, &format!("{template}{tls}")), &places)?;
         let mut command = command(&programs.larder, &["serve", "--config"], &config);
         let process = Process::start(&mut command, address, &folder.path().join("output"))?;
-        Ok(Self { subject: Subject::Larder, address, process, _folder: folder })
+        Ok(Self { subject: Subject::Larder, address, process, folder })
     }
 
+    /// `put` makes the file for a path.
     fn start_files(
         programs: &Programs,
-        upstream: &Upstream,
         scratch: &Path,
         paths: &[String],
         identity: Option<&Identity>,
+        put: impl Fn(&str, &Path) -> Result<()>,
     ) -> Result<Self> {
         let folder = tempfile::tempdir_in(scratch)?;
         let files = folder.path().join("files");
-        let token = upstream.log_in()?;
         for path in paths {
             let file = files.join(path.trim_start_matches('/'));
             fs::create_dir_all(file.parent().context("a path has a file in a folder")?)?;
-            fs::write(file, Client::open(upstream.address())?.with_token(&token).get(path)?.keep()?)?;
+            put(path, &file)?;
         }
         let address = free_address()?;
         let mut tls = String::new();
@@ -212,8 +224,14 @@ impl Server {
             [("@DIR@", name_of(folder.path())?), ("@LISTEN@", &address.to_string()), ("@TLS@", &tls), ("@USER@", &user()?)];
         let config = configure(folder.path(), ("static.conf", include_str!("servers/static.conf")), &places)?;
         let process = Process::start(&mut nginx(&programs.nginx, &config), address, &folder.path().join("output"))?;
-        Ok(Self { subject: Subject::Static, address, process, _folder: folder })
+        Ok(Self { subject: Subject::Static, address, process, folder })
     }
+}
+
+/// Makes files of what the upstream has.
+fn copy_from(upstream: &Upstream) -> Result<impl Fn(&str, &Path) -> Result<()>> {
+    let (address, token) = (upstream.address(), upstream.log_in()?);
+    Ok(move |path: &str, file: &Path| Ok(fs::write(file, Client::open(address)?.with_token(&token).get(path)?.keep()?)?))
 }
 
 fn command(program: &Path, arguments: &[&str], config: &Path) -> Command {

@@ -50,6 +50,14 @@ def note_figure(figure: str) -> None:
     FIGURES.append(figure)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuses to run while there are tests that nobody would run: `testpaths` names the files, for their order."""
+    there = {file.name for file in Path(__file__).parent.glob("test_*.py")}
+    if there != set(config.getini("testpaths")):
+        difference = ", ".join(sorted(there ^ set(config.getini("testpaths"))))
+        raise pytest.UsageError(f"testpaths in pyproject.toml is not what there is: {difference}")
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Shows the figures."""
     if FIGURES:

@@ -47,8 +47,7 @@ pub(super) fn run(stage: &Stage, results: &mut Results) -> Result<()> {
     for tag in [HOT_SMALL, HOT_MIDDLE, LARGE] {
         blobs.push((tag, stage.upstream.image(tag)?.largest()?.clone()));
     }
-    let paths: Vec<_> = blobs.iter().map(|(_, blob)| blob_path(&blob.digest)).collect();
-    let mut servers = vec![stage.start_static(&paths)?];
+    let mut servers = Vec::new();
     for cache in Cache::ALL {
         let server = stage.start(cache, results)?;
         for (tag, blob) in &blobs {
@@ -58,6 +57,9 @@ pub(super) fn run(stage: &Stage, results: &mut Results) -> Result<()> {
         }
         servers.push(server);
     }
+    let digests: Vec<_> = blobs.iter().map(|(_, blob)| &*blob.digest).collect();
+    let larder = servers.iter().find(|server| server.subject == Subject::Larder).context("Larder is one of the caches")?;
+    servers.push(Server::start_beside(larder, &stage.programs, &stage.scratch, &digests)?);
     for server in &servers {
         stage.settle(Some(server))?;
         for (_, blob) in &blobs {

@@ -26,6 +26,9 @@ use super::Lingering;
 use super::linger::SENT_AT_ONCE;
 use crate::fill::{ByteStream, EXTENT_MAX_BYTES, Extent};
 
+/// What one segment may carry, in bytes (`gso_max_size`, ip-link(8)): what is no longer than that goes out whole anyway.
+const SEGMENT: u64 = 64 << 10;
+
 /// What stands for the bytes of an extent. Nobody ever reads or writes it, so that the system never gives it memory.
 static STAND_INS: LazyLock<&'static [u8]> = LazyLock::new(|| vec![0; EXTENT_MAX_BYTES].leak());
 
@@ -63,8 +66,6 @@ pub(in crate::server) struct Courier {
     outbox: Outbox,
     /// What is going out.
     sending: Option<Sending>,
-    /// How many extents went out last, with nothing between them.
-    in_a_row: u32,
     /// Others are to have a turn before more is sent.
     is_turn_over: bool,
 }
@@ -105,7 +106,7 @@ fn is_stand_in(bytes: &[u8]) -> bool {
 
 impl Courier {
     pub(in crate::server) fn new(stream: Lingering, outbox: Outbox) -> Self {
-        Self { stream, outbox, sending: None, in_a_row: 0, is_turn_over: false }
+        Self { stream, outbox, sending: None, is_turn_over: false }
     }
 
     /// Sends some of the extent whose turn it is.
@@ -157,8 +158,6 @@ impl Courier {
         }
         if sending.left > 0 {
             self.sending = Some(sending);
-        } else {
-            self.in_a_row = self.in_a_row.saturating_add(1);
         }
         outcome
     }
@@ -205,12 +204,15 @@ impl AsyncWrite for Courier {
             let _ = pin!(tokio::task::yield_now()).poll(cx);
             return Poll::Pending;
         }
-        let is_new = self.sending.is_none();
-        if is_new && let Some(extent) = self.outbox.take() {
+        if self.sending.is_none()
+            && let Some(extent) = self.outbox.take()
+        {
+            if extent.len() > SEGMENT {
+                self.stream.cork();
+            }
             self.sending = Some(Sending { left: extent.len(), by: Way::File(extent) });
         }
         let Some(sending) = &self.sending else {
-            self.in_a_row = 0;
             return Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
         };
         let (before, from) = slices.split_at(slices.iter().position(|slice| is_stand_in(slice)).unwrap_or(slices.len()));
@@ -218,13 +220,8 @@ impl AsyncWrite for Courier {
             return Poll::Ready(Err(lost()));
         }
         if before.iter().all(|slice| slice.is_empty()) {
-            // A body that is smaller than two extents is over before this makes a difference.
-            if is_new && self.in_a_row > 0 {
-                self.stream.cork();
-            }
             return self.poll_send(cx);
         }
-        self.in_a_row = 0;
         self.stream.poll_send_before(cx, before)
     }
 
@@ -449,8 +446,8 @@ mod tests {
         let mut client = bed.client;
         tokio::spawn(async move { while client.read(&mut [0; 4096]).await.unwrap() > 0 {} });
         let mut is_corked = Vec::new();
-        for before in ["head", "", "", "head", ""] {
-            let range = 0..SIZE as u64;
+        for (before, len) in [("head", SIZE as u64), ("", SIZE as u64), ("", SEGMENT), ("head", SEGMENT), ("head", SEGMENT + 1)] {
+            let range = 0..len;
             let (stand_in, _) = bed.outbox.post(Extent::of(Arc::clone(&bed.file), range, stream::empty().boxed()));
             let mut left = before.len() + stand_in.len();
             while left > 0 {
@@ -464,7 +461,7 @@ mod tests {
             is_corked.push(bed.courier.stream.is_corked);
             bed.courier.flush().await.unwrap();
         }
-        assert_eq!(is_corked, [false, true, true, false, true]);
+        assert_eq!(is_corked, [true, true, false, false, true]);
     }
 
     #[derive(Default)]
