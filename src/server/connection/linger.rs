@@ -7,7 +7,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use rustix::net::{SendAncillaryBuffer, SendFlags};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::TcpStream;
@@ -58,7 +57,15 @@ impl Lingering {
     ) -> Poll<io::Result<usize>> {
         let Some(file) = file.descriptor() else { return Poll::Ready(Err(io::ErrorKind::Unsupported.into())) };
         let count = usize::try_from(count).unwrap_or(usize::MAX);
-        self.poll_output(cx, |socket| Ok(rustix::fs::sendfile(socket, file, Some(&mut offset.clone()), count)?))
+        let stream = self.stream.as_ref().expect("the stream is taken out only in drop");
+        loop {
+            ready!(stream.poll_write_ready(cx))?;
+            let send = || Ok(rustix::fs::sendfile(stream, file, Some(&mut offset.clone()), count)?);
+            match stream.try_io(Interest::WRITABLE, send) {
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                outcome => return Poll::Ready(outcome),
+            }
+        }
     }
 
     /// Until the next flush, what does not fill a segment waits for what comes after it (`TCP_CORK`, tcp(7)).
@@ -71,24 +78,6 @@ impl Lingering {
             self.is_corked = is_corked;
             // It cannot fail on a TCP socket; if it did, segments would be smaller, or the last of them late.
             let _ = SockRef::from(stream).set_tcp_cork(is_corked);
-        }
-    }
-
-    /// Sends some of `slices`, after which more comes at once.
-    pub(super) fn poll_send_before(&mut self, cx: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
-        let send = |socket: &TcpStream| Ok(rustix::net::sendmsg(socket, slices, &mut SendAncillaryBuffer::default(), flags)?);
-        self.poll_output(cx, send)
-    }
-
-    fn poll_output(&mut self, cx: &mut Context<'_>, output: impl Fn(&TcpStream) -> io::Result<usize>) -> Poll<io::Result<usize>> {
-        let stream = self.stream.as_ref().expect("the stream is taken out only in drop");
-        loop {
-            ready!(stream.poll_write_ready(cx))?;
-            match stream.try_io(Interest::WRITABLE, || output(stream)) {
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-                outcome => return Poll::Ready(outcome),
-            }
         }
     }
 
