@@ -2,8 +2,9 @@
 
 use std::hint::black_box;
 
-/// In bytes. More than any buffer that a connection is read into. There is a heap for each thread that serves.
-const LARGE: usize = 1 << 20;
+/// In bytes. Twice as much is more than what the connections of one blob have read and not written yet. There is a heap for each thread that
+/// serves.
+const LARGE: usize = 4 << 20;
 
 /// Has memory that is free again stay with the process, up to twice [`LARGE`] at the end of each heap, since it is about to be used again. Left
 /// to itself glibc hands it back whenever the buffers of a batch are free, and the system clears it anew, page by page, for the next
