@@ -306,11 +306,11 @@ impl Larder {
         self.process.descriptors()
     }
 
-    /// Waits until the process has this file open.
-    pub(crate) async fn until_open(&self, path: &Path) {
+    /// Waits until the process has read so many bytes since it was started.
+    pub(crate) async fn until_it_has_read(&self, bytes: u64) {
         let asked = Instant::now();
-        while !self.process.has_open(path) {
-            assert!(asked.elapsed() < PATIENCE, "{} was not opened for {PATIENCE:?}", path.display());
+        while self.process.bytes_read() < bytes {
+            assert!(asked.elapsed() < PATIENCE, "{bytes} bytes were not read for {PATIENCE:?}");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
