@@ -75,15 +75,8 @@ async fn what_clients_would_not_wait_for_any_longer_is_listed() {
     }
     tokio::time::sleep(Duration::from_millis(1200)).await;
     drop(clients);
-    let names = [format!(":{TAG}"), format!("@{}", image.manifest().digest), format!("@{layer}")];
-    for _ in 0..50 {
-        let listed = missing(&larder, &[]);
-        if names.iter().all(|name| listed.iter().any(|(listed, ..)| listed.ends_with(name.as_str()))) {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    panic!("{:?}", missing(&larder, &[]));
+    let references = [format!(":{TAG}"), format!("@{}", image.manifest().digest), format!("@{layer}")];
+    larder.until_missing(&references.map(|reference| format!("docker.io/{NAME}{reference}"))).await;
 }
 
 /// What nobody is asked for has no turn to wait for: a client that asks for very much is told at once, all the same.

@@ -76,7 +76,7 @@ impl Builder {
     pub(crate) async fn start(self) -> Larder {
         let file = self.file("larder.toml", &self.config.to_string());
         let Builder { config, dir, open_files } = self;
-        let log = Log::default();
+        let log = Log::new();
         let process = Process::start(&file, open_files, &log).await;
         Larder { config, dir, open_files, log, process }
     }
@@ -320,6 +320,19 @@ impl Larder {
         let output = process::larder().args(args).arg("--config").arg(self.dir.path().join("larder.toml")).output().unwrap();
         let said = [output.stdout, output.stderr].concat();
         Run { status: output.status, said: String::from_utf8(said).unwrap() }
+    }
+
+    /// Waits until it is known that all of these were asked for in vain: of who has left, or been left, that is noted behind him.
+    pub(crate) async fn until_missing(&self, names: &[String]) {
+        let asked = Instant::now();
+        loop {
+            let listed = self.tool(&["missing"]).said;
+            if names.iter().all(|name| listed.lines().any(|line| line.split(' ').next() == Some(name))) {
+                return;
+            }
+            assert!(asked.elapsed() < PATIENCE, "these are not missing for {PATIENCE:?}: {names:?}\n{listed}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Has system calls of the process fail, on the file at `path` only if one is given: see [`Injection::attach`].

@@ -1,12 +1,12 @@
 //! The binary under test as a process of its own.
 //! Starts it, reads what it says, ends it; what it serves is none of its business.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read};
 use std::net::SocketAddr;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -17,9 +17,8 @@ use super::PATIENCE;
 /// The binary under test.
 const LARDER: &str = env!("CARGO_BIN_EXE_larder");
 
-/// What processes have logged, one after the other.
-#[derive(Clone, Default)]
-pub(super) struct Log(Arc<Mutex<String>>);
+/// What processes have logged, one after the other: a file that they write to themselves, so that what has been said can be read.
+pub(super) struct Log(File);
 
 /// A running `larder serve`. It is killed when this is dropped.
 pub(super) struct Process {
@@ -41,8 +40,7 @@ impl Process {
             None => larder(),
         };
         let command = command.args(["serve", "--config"]).arg(config);
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        log.follow(child.stderr.take().unwrap());
+        let mut child = command.stdout(Stdio::piped()).stderr(log.as_output()).spawn().unwrap();
         let announced = addresses(child.stdout.take().unwrap());
         let Ok(Ok((listen, admin))) = tokio::time::timeout(PATIENCE, announced).await else {
             let status = child.kill().and_then(|()| child.wait());
@@ -122,19 +120,19 @@ impl Drop for Process {
 }
 
 impl Log {
-    pub(super) fn text(&self) -> String {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(super) fn new() -> Self {
+        Self(tempfile::tempfile().unwrap())
     }
 
-    fn follow(&self, mut stream: impl Read + Send + 'static) {
-        let log = self.clone();
-        std::thread::spawn(move || {
-            let mut buffer = [0; 8192];
-            while let Ok(count @ 1..) = stream.read(&mut buffer) {
-                let text = String::from_utf8_lossy(&buffer[..count]);
-                log.0.lock().unwrap_or_else(PoisonError::into_inner).push_str(&text);
-            }
-        });
+    pub(super) fn text(&self) -> String {
+        let mut bytes = vec![0; usize::try_from(self.0.metadata().unwrap().len()).unwrap()];
+        // Not by reading on: those who write to it are where they are in it by the same offset.
+        self.0.read_exact_at(&mut bytes, 0).unwrap();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    fn as_output(&self) -> Stdio {
+        self.0.try_clone().unwrap().into()
     }
 }
 
