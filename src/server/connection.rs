@@ -4,6 +4,7 @@
 mod guard;
 mod linger;
 mod outbox;
+mod pace;
 
 pub(super) use guard::{Guard, Limits, Turn};
 pub(super) use linger::{Lingering, UNSENT_MAX_BYTES};

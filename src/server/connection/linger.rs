@@ -17,10 +17,6 @@ use crate::store::StoredFile;
 /// For how long, at the most, what a client still sends is read and dropped.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// How much of a file is sent in one call, in bytes. The socket is locked for so long, what the client acknowledges meanwhile waits, and so
-/// do other connections.
-pub(super) const SENT_AT_ONCE: u64 = 1 << 20;
-
 /// How much of a body may wait in the system's send buffer before it goes out, in bytes; the rest waits in the file. Without a limit
 /// the buffer grows to megabytes, and a thousand clients that take nothing exhaust the memory that the system has for TCP
 /// (`net.ipv4.tcp_mem`): then all connections crawl, those to the upstreams too.

@@ -7,7 +7,8 @@
 //! segment. These small ones cost up to a third of the throughput and as much again of the processor time, so they are held back.
 //!
 //! A client that takes whatever it is sent would keep its task on a processor for as long as its body is, so others have a turn after
-//! each call, and the runtime looks who they are: whoever asks for something waits for one call of each that is being sent a body.
+//! each call, and the runtime looks who they are: whoever asks for something waits for one call of each that is being sent a body
+//! (`pace.rs`).
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -22,8 +23,7 @@ use futures::Stream;
 use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::Lingering;
-use super::linger::SENT_AT_ONCE;
+use super::{Lingering, pace};
 use crate::fill::{ByteStream, EXTENT_MAX_BYTES, Extent};
 
 /// What stands for the bytes of an extent. Nobody ever reads or writes it, so that the system never gives it memory.
@@ -113,7 +113,7 @@ impl Courier {
             match sending.by {
                 Way::File(extent) => {
                     let sent = extent.len() - sending.left;
-                    let count = sending.left.min(SENT_AT_ONCE);
+                    let count = sending.left.min(pace::next_call());
                     // It may have been in memory a while ago, and the client slow.
                     if !extent.is_in_memory(sent, count) {
                         sending.by = Way::Read { rest: extent.read_from(sent), bytes: Bytes::new() };
@@ -208,6 +208,7 @@ impl AsyncWrite for Courier {
             self.sending = Some(Sending { left: extent.len(), by: Way::File(extent) });
         }
         let Some(sending) = &self.sending else {
+            pace::others_are_about();
             return Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
         };
         let (before, from) = slices.split_at(slices.iter().position(|slice| is_stand_in(slice)).unwrap_or(slices.len()));
@@ -456,6 +457,28 @@ mod tests {
             bed.courier.flush().await.unwrap();
             assert!(!bed.courier.stream.is_corked, "the last of it would be late");
         }
+    }
+
+    #[tokio::test]
+    async fn calls_are_short_again_when_somebody_gets_a_small_answer() {
+        let mut bed = Bed::new().await;
+        let mut client = bed.client;
+        tokio::spawn(async move { while client.read(&mut vec![0; 1 << 20]).await.unwrap() > 0 {} });
+        let short = pace::next_call();
+        let mut calls = 0;
+        while pace::next_call() == short {
+            let (stand_in, _) = bed.outbox.post(Extent::of(Arc::clone(&bed.file), 0..1000, stream::empty().boxed()));
+            let answer = [IoSlice::new(b"head"), IoSlice::new(&stand_in)];
+            // Its head is none of what others get.
+            for rest in [&answer[..], &answer[1..]] {
+                poll_fn(|cx| Pin::new(&mut bed.courier).poll_write_vectored(cx, rest)).await.unwrap();
+            }
+            calls += 1;
+            assert!(calls < 10_000, "they stay short for ever");
+        }
+        bed.courier.flush().await.unwrap();
+        bed.courier.write_all(b"an answer").await.unwrap();
+        assert_eq!(pace::next_call(), short);
     }
 
     #[derive(Default)]
