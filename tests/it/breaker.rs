@@ -44,17 +44,6 @@ fn asked(hub: &Hub) -> usize {
     hub.requests().on(Listener::Registry).method("GET").count()
 }
 
-/// Waits until so many descriptors are open, or fewer: connections that are not used are closed after a while.
-async fn until_descriptors(larder: &Larder, most: usize) {
-    for _ in 0..600 {
-        if larder.descriptors() <= most {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    panic!("{} descriptors are open where there were {most}", larder.descriptors());
-}
-
 /// Clients wait for less here than the upstream is given: whoever gives up on it tells as much as its own deadline would.
 #[tokio::test]
 async fn an_upstream_that_outlasts_every_question_is_left_alone() {
@@ -94,7 +83,7 @@ async fn an_upstream_that_never_answers_is_not_waited_for_again_and_found_by_its
     larder.until_logged("the upstream answers again").await;
     assert_eq!(pull(&larder, NAME, TAG).await, image.manifest().digest.as_str());
     // One for the connection that the pull leaves open, to the registry, its token server and its CDN.
-    until_descriptors(&larder, before + 8).await;
+    larder.until_descriptors(before + 8).await;
 }
 
 /// Fault matrix, 1: packets vanish.
@@ -112,7 +101,7 @@ async fn connections_that_lead_nowhere_are_tried_once() {
     assert!(refusals(&larder, "suspended").await >= 3.0);
     assert_eq!(gauge(&larder, "upstream_open").await, 1.0);
     assert!(larder.log().contains("(connecting)"));
-    until_descriptors(&larder, before + 4).await;
+    larder.until_descriptors(before + 4).await;
 }
 
 /// The median of what fifty answers take, one after the other, each of which is as it should be.

@@ -127,7 +127,7 @@ async fn assert_footprint(class: Class, seed: u64) {
         larder.until_idle().await;
         assert_eq!(larder.get(blob(cached.layers()[0].digest())).await.status(), 200, "{class:?}");
         larder.until(|metrics| metrics.get("connections") <= 1.0).await;
-        larder.until(|_| larder.descriptors() <= descriptors + KEPT).await;
+        larder.until_descriptors(descriptors + KEPT).await;
         if round == 0 {
             first = larder.memory();
         }

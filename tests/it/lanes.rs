@@ -156,7 +156,7 @@ async fn seeks_in_a_cold_blob_cost_a_piece_each_at_most() {
     });
     let larder = Larder::of(&hub).await;
     larder.until_idle().await;
-    let descriptors = larder.metrics().await.get("process_open_descriptors");
+    let descriptors = larder.descriptors();
     let mut random: u64 = 0x9e37_79b9;
     let mut next = move |below: usize| {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -179,7 +179,7 @@ async fn seeks_in_a_cold_blob_cost_a_piece_each_at_most() {
     let read = fetched(&hub, layer.digest()).body_bytes();
     assert!(read <= size as u64 + 64 * 4 * MIB, "{read} bytes were read");
     // Some connections to the registry, its token server and its CDN wait for the next request.
-    larder.until(|metrics| metrics.get("process_open_descriptors") <= descriptors + 12.0).await;
+    larder.until_descriptors(descriptors + 12).await;
     assert_eq!(larder.metrics().await.get("cache_reserved_bytes"), 0.0);
     assert_eq!(larder.download(&target).await.digest.as_str(), layer.digest().as_str());
 }

@@ -306,6 +306,16 @@ impl Larder {
         self.process.descriptors()
     }
 
+    /// Waits until it has no more than so many descriptors open. The connections to upstreams that nobody has used for half a minute
+    /// are closed, but it is looked for such ones only every half minute.
+    pub(crate) async fn until_descriptors(&self, most: usize) {
+        let asked = Instant::now();
+        while self.descriptors() > most {
+            assert!(asked.elapsed() < 2 * PATIENCE, "{} descriptors are open, and not {most} at the most", self.descriptors());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     /// Waits until the process has read so many bytes since it was started.
     pub(crate) async fn until_it_has_read(&self, bytes: u64) {
         let asked = Instant::now();
