@@ -8,9 +8,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::telemetry::Metrics;
 
+/// So many connections are few: what the system may come to hold for all of them, some 4 MiB each (`net.ipv4.tcp_wmem`), it has.
+const FEW: usize = 32;
+
 /// The places for connections.
 pub(super) struct Seats {
     overall: Arc<Semaphore>,
+    /// How many there are overall.
+    most: usize,
     clients: Arc<Clients>,
     metrics: Arc<Metrics>,
 }
@@ -19,6 +24,8 @@ pub(super) struct Seats {
 pub(super) struct Seat {
     clients: Arc<Clients>,
     pub(super) client: SocketAddr,
+    /// There were few connections when this one came. Of such ones there are never more than few.
+    pub(super) is_among_few: bool,
     metrics: Arc<Metrics>,
     _permit: OwnedSemaphorePermit,
 }
@@ -33,7 +40,7 @@ impl Seats {
     /// `overall`, and `per_client` from one address.
     pub(super) fn new(overall: usize, per_client: usize, metrics: Arc<Metrics>) -> Self {
         let clients = Clients { most: per_client, taken: Mutex::default() };
-        Self { overall: Arc::new(Semaphore::new(overall)), clients: Arc::new(clients), metrics }
+        Self { overall: Arc::new(Semaphore::new(overall)), most: overall, clients: Arc::new(clients), metrics }
     }
 
     /// Waits until there is a place for `client`; `None` if it has all that it may have.
@@ -47,7 +54,10 @@ impl Seats {
         }
         *taken += 1;
         self.metrics.connection_opened();
-        Some(Seat { clients: Arc::clone(&self.clients), client, metrics: Arc::clone(&self.metrics), _permit: permit })
+        // Those that come at this moment count, too.
+        let is_among_few = self.most - self.overall.available_permits() <= FEW;
+        let (clients, metrics) = (Arc::clone(&self.clients), Arc::clone(&self.metrics));
+        Some(Seat { clients, client, is_among_few, metrics, _permit: permit })
     }
 }
 
@@ -61,5 +71,31 @@ impl Drop for Seat {
             }
         }
         self.metrics.connection_closed();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::Words;
+
+    #[tokio::test]
+    async fn of_those_that_were_among_few_there_are_never_more() {
+        let words = Words { outcomes: Vec::new(), prefetch_outcomes: Vec::new(), refusals: Vec::new() };
+        let seats = Seats::new(100, 100, Arc::new(Metrics::new("1.0", ["docker.io"], &words)));
+        let take = async || seats.take(SocketAddr::from(([127, 0, 0, 1], 1))).await.unwrap();
+        let mut taken = Vec::new();
+        for _ in 0..FEW + 10 {
+            taken.push(take().await);
+        }
+        let few = |taken: &[Seat]| taken.iter().filter(|seat| seat.is_among_few).count();
+        assert_eq!(few(&taken), FEW);
+        // Others are here, so that there are as many as before.
+        taken.drain(..10);
+        taken.push(take().await);
+        assert_eq!(few(&taken), FEW - 10);
+        taken.truncate(FEW - 1);
+        taken.push(take().await);
+        assert!(taken.last().unwrap().is_among_few && few(&taken) <= FEW);
     }
 }

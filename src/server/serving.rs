@@ -46,6 +46,9 @@ pub(super) async fn serve(stream: TcpStream, seat: Seat, tls: Option<TlsAcceptor
     let stream = Lingering::new(stream, turn.clone());
     match tls {
         None => {
+            if seat.is_among_few {
+                stream.lift_unsent_limit();
+            }
             let outbox = Outbox::default();
             let client = Client { address, outbox: Some(outbox.clone()) };
             serve_http1(Courier::new(stream, outbox), client, turn, registry, watcher).await;

@@ -19,7 +19,8 @@ const LINGER: Duration = Duration::from_secs(5);
 
 /// How much of a body may wait in the system's send buffer before it goes out, in bytes; the rest waits in the file. Without a limit
 /// the buffer grows to megabytes, and a thousand clients that take nothing exhaust the memory that the system has for TCP
-/// (`net.ipv4.tcp_mem`): then all connections crawl, those to the upstreams too.
+/// (`net.ipv4.tcp_mem`): then all connections crawl, those to the upstreams too. A few may have more: see
+/// [`Lingering::lift_unsent_limit`].
 pub(in crate::server) const UNSENT_MAX_BYTES: u32 = 256 << 10;
 
 /// A TCP stream that lingers when it is dropped: it says that nothing more will come, and waits until the client has seen that.
@@ -38,6 +39,15 @@ pub(in crate::server) struct Lingering {
 impl Lingering {
     pub(in crate::server) fn new(stream: TcpStream, turn: Turn) -> Self {
         Self { stream: Some(stream), turn, is_over: false, is_shut: false, is_corked: false }
+    }
+
+    /// Lets as much of a body wait in the system's send buffer as it has room for. A client that takes 256 KiB at a time has this process
+    /// woken for each half of that, which costs as much again as to send it.
+    pub(in crate::server) fn lift_unsent_limit(&self) {
+        if let Some(stream) = &self.stream {
+            // Zero is the system's own setting, which is no limit (`net.ipv4.tcp_notsent_lowat`). It cannot fail on a TCP socket.
+            let _ = SockRef::from(stream).set_tcp_notsent_lowat(0);
+        }
     }
 
     /// Has the system send `count` bytes of `file`, from `offset` on, or some of them. None were sent if the file ends there.
