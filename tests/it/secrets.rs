@@ -112,7 +112,7 @@ async fn no_secret_is_in_logs_metrics_answers_or_files() {
 /// What is sent from a file is as good as sent for whoever sends it, long before the client has it.
 #[tokio::test]
 async fn the_line_of_a_client_that_left_says_how_much_it_was_sent() {
-    const SIZE: u64 = 12 << 20;
+    const SIZE: u64 = 32 << 20;
     let image = image(1202, &[SIZE]);
     let layer = image.layers()[0].digest();
     let hub = hub_with(&image).await;
@@ -127,8 +127,8 @@ async fn the_line_of_a_client_that_left_says_how_much_it_was_sent() {
     let lines: Vec<serde_json::Value> = larder.access_lines("").iter().map(|line| serde_json::from_str(line).unwrap()).collect();
     let said = lines.iter().map(|line| (line["complete"].as_bool().unwrap(), line["bytes"].as_u64().unwrap()));
     let [(true, SIZE), (false, sent)] = said.collect::<Vec<_>>()[..] else { panic!("{lines:?}") };
-    // The rest is what the system holds for a client.
-    assert!((500_000..10 << 20).contains(&sent), "{sent}");
+    // What is more than that is what the system holds for a client: up to 4 MiB here, and 6 at the client's end.
+    assert!((500_000..16 << 20).contains(&sent), "{sent}");
 }
 
 /// Issue 2: one access line per request, and what it says.

@@ -20,12 +20,13 @@ const AFTER: &str = "hot blobs, up to 64 clients";
 const MEMORY_MAX_MB: f64 = 67.1;
 
 /// The clients that read, and what.
-const VARIANTS: [Variant; 9] = [
+const VARIANTS: [Variant; 10] = [
     Variant { conditions: "hot blob of 1 MiB, 1 client", tag: HOT_SMALL, clients: 1, do_copy: false },
     Variant { conditions: "hot blob of 1 MiB, 8 clients", tag: HOT_SMALL, clients: 8, do_copy: false },
     Variant { conditions: "hot blob of 1 MiB, 64 clients", tag: HOT_SMALL, clients: 64, do_copy: false },
     Variant { conditions: "hot blob of 64 MiB, 1 client", tag: HOT_MIDDLE, clients: 1, do_copy: false },
     Variant { conditions: "hot blob of 64 MiB, 8 clients", tag: HOT_MIDDLE, clients: 8, do_copy: false },
+    Variant { conditions: "hot blob of 64 MiB, 1 client that copies", tag: HOT_MIDDLE, clients: 1, do_copy: true },
     Variant { conditions: "hot blob of 64 MiB, 8 clients that copy", tag: HOT_MIDDLE, clients: 8, do_copy: true },
     Variant { conditions: "hot blob of 64 MiB, 64 clients", tag: HOT_MIDDLE, clients: 64, do_copy: false },
     Variant { conditions: "hot blob of 1 GiB, 1 client", tag: LARGE, clients: 1, do_copy: false },
