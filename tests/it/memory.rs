@@ -61,7 +61,7 @@ async fn a_thousand_slow_readers_of_a_fill_cost_less_than_64_mib() {
     drop(readers);
     larder.until(|metrics| metrics.get("connections") <= 1.0).await;
     // Those to the upstream are kept for a while.
-    larder.until(|_| larder.descriptors() < descriptors + 16).await;
+    larder.until_descriptors(descriptors + 15).await;
     larder.until_idle().await;
     assert!(larder.has(layer));
 }
