@@ -41,8 +41,8 @@ impl Lingering {
         Self { stream: Some(stream), turn, is_over: false, is_shut: false, is_corked: false }
     }
 
-    /// Lets as much of a body wait in the system's send buffer as it has room for. A client that takes 256 KiB at a time has this process
-    /// woken for each half of that, which costs as much again as to send it.
+    /// Lets as much of a body wait in the system's send buffer as it has room for. Within [`UNSENT_MAX_BYTES`] this process is woken
+    /// whenever half of that has gone out, which for one client that copies what it gets costs about half as much again.
     pub(in crate::server) fn lift_unsent_limit(&self) {
         if let Some(stream) = &self.stream {
             // Zero is the system's own setting, which is no limit (`net.ipv4.tcp_notsent_lowat`). It cannot fail on a TCP socket.

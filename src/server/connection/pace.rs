@@ -1,4 +1,4 @@
-//! How much of a file goes out in one call. What a call costs beside its bytes is 3 to 8 % of them where it sends 1 MiB; but whoever else
+//! How much of a file goes out in one call. Calls of 1 MiB cost up to 5 % more than longer ones; but whoever else
 //! asks for something on the same thread waits for one call of each that is being sent a body. So they are short as long as anybody
 //! gets small answers there, and long where files are all that a thread sends.
 
