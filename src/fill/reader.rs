@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::stream::{self, BoxStream};
-use futures::{StreamExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 
 use super::buffers::Buffer;
 use super::error::FillError;
@@ -224,7 +224,8 @@ impl Reader {
                     Ok(bytes) => Some(bytes),
                     Err(error) => {
                         let shelved = shelved.clone();
-                        self.from = Supply::again(&shelved, span, &error).await?;
+                        // Rare, and large: the room for it is there when it is needed.
+                        self.from = Supply::again(&shelved, span, &error).boxed().await?;
                         continue;
                     }
                 },
@@ -232,7 +233,7 @@ impl Reader {
                     Err(error) if error.is_local() => {
                         let (source, digest, size) = (fill.source().clone(), *fill.digest(), fill.told_size());
                         let given = Given::by(fill, *since..span.position, std::mem::take(unwritten));
-                        self.from = Supply::through(source, digest, size, span, given, &error).await?;
+                        self.from = Supply::through(source, digest, size, span, given, &error).boxed().await?;
                         continue;
                     }
                     arrived => arrived?,

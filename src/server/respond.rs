@@ -74,29 +74,26 @@ pub(super) async fn blob(
     request: &Parts,
     outbox: Option<&Outbox>,
 ) -> Result<Response<Body>, ApiError> {
-    let (version, request) = (request.version, &request.headers);
-    let mut response = Response::new(Body::empty());
-    describe_blob(response.headers_mut(), digest, answer.lookup);
-    if is_not_modified(request, digest) {
+    let BlobAnswer { content, lookup } = answer;
+    if is_not_modified(&request.headers, digest) {
+        let mut response = Response::new(Body::empty());
+        describe_blob(response.headers_mut(), digest, lookup);
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         return Ok(response);
     }
-    let content = Sendable { content: answer.content, outbox };
-    let failed = |error| ApiError::from(MirrorError::Broken(error));
-    let (set, size) = match ranges(request, digest) {
-        // HTTP/1.0 can tell a cut from an end only by a length.
-        None if version < Version::HTTP_11 => {
-            return Ok(whole(response, &content, content.content.size().await.map_err(failed)?));
-        }
-        None => return Ok(whole(response, &content, content.content.known_size().await.map_err(failed)?)),
-        Some(set) => match content.content.size().await.map_err(failed)? {
-            Some(size) => (set, size),
-            // Nobody knows where a range would end: the whole is the only answer that is right.
-            None => return Ok(whole(response, &content, None)),
-        },
+    let set = ranges(&request.headers, digest);
+    // HTTP/1.0 can tell a cut from an end only by a length.
+    let size = match set.is_some() || request.version < Version::HTTP_11 {
+        true => content.size().await,
+        false => content.known_size().await,
     };
-    let selection = set.map_or(Selection::Unsatisfiable, |set| set.select(size));
-    match selection {
+    let size = size.map_err(|error| ApiError::from(MirrorError::Broken(error)))?;
+    let mut response = Response::new(Body::empty());
+    describe_blob(response.headers_mut(), digest, lookup);
+    let content = Sendable { content, outbox };
+    // Where nobody knows where a range would end, the whole is the only answer that is right.
+    let Some((set, size)) = set.zip(size) else { return Ok(whole(response, &content, size)) };
+    match set.map_or(Selection::Unsatisfiable, |set| set.select(size)) {
         Selection::Single(range) => Ok(partial(response, &content, range, size)),
         Selection::Parts(parts) => Ok(multipart(response, &content.content, &parts, size)),
         Selection::Unsatisfiable => {

@@ -3,8 +3,10 @@
 
 mod guarded;
 mod os;
+mod presence;
 
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -58,6 +60,11 @@ pub trait StoredFile: Send + Sync + 'static {
     /// As [`StoredFile::read_at`], from memory only: [`io::ErrorKind::WouldBlock`] if the disk, or a kernel or sandbox that lacks
     /// the system call, is in the way. Some kernels (5.9, 5.10) give less than what they have in memory.
     fn try_read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// Whether the bytes of `range` are in memory, so that reading them waits for no disk. It is looked here and there, and not again for a
+    /// moment. What is wrong with them, if anything is, is told by who reads them.
+    fn is_in_memory(&self, range: Range<u64>) -> bool {
+        presence::looks(range).all(|offset| is_at_hand(self, offset))
+    }
     /// Writes all of `buffer` at `offset`. May block.
     fn write_all_at(&self, buffer: &[u8], offset: u64) -> io::Result<()>;
     /// Writes all that is in `slices`, one after the other, from `offset` on: as one write, where the system can do that. May block. The
@@ -152,4 +159,9 @@ pub struct Entry {
     pub name: String,
     /// Not set for a symbolic link to a folder.
     pub is_folder: bool,
+}
+
+/// Whether a byte of a file is in memory.
+fn is_at_hand(file: &(impl StoredFile + ?Sized), offset: u64) -> bool {
+    file.try_read_at(&mut [0], offset).is_ok_and(|read| read == 1)
 }

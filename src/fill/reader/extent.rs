@@ -14,10 +14,6 @@ pub const EXTENT_MAX_BYTES: usize = 16 << 20;
 /// What is smaller is read: that costs less than finding out whether it can be sent, and a system call of its own.
 const LEAST_BYTES: u64 = 64 << 10;
 
-/// At this distance it is looked whether a file is in memory: a look for each page would cost more than to read it. Where a page in
-/// between is not there, one thread waits for the disk, as nginx does for all of them.
-const STEP: usize = 1 << 20;
-
 /// Bytes of a content that lie in a file. The first of them were in memory a moment ago.
 pub struct Extent {
     file: Arc<dyn StoredFile>,
@@ -53,13 +49,11 @@ impl Extent {
         self.range.start
     }
 
-    /// Whether the `count` bytes after the first `sent` ones are in memory, so that sending them waits for no disk. It is looked here and
-    /// there.
+    /// Whether the `count` bytes after the first `sent` ones are in memory, so that sending them waits for no disk; see
+    /// [`StoredFile::is_in_memory`].
     pub fn is_in_memory(&self, sent: u64, count: u64) -> bool {
-        let range = self.range.start + sent..self.range.start + sent + count;
-        // Of what is whole, each piece begins where the one before ended, which has been looked at.
-        let mut looks = range.clone().step_by(STEP).skip(1).chain([range.end - 1]);
-        looks.all(|offset| is_at_hand(&*self.file, offset))
+        let start = self.range.start + sent;
+        self.file.is_in_memory(start..start + count)
     }
 
     /// All but the first `sent` bytes, read: for when the system has failed to send them. A reader can do more about a failing disk.
@@ -72,11 +66,7 @@ impl Extent {
 /// As much of the beginning of `range` as makes one extent, if the system can send it and has the first of it in memory.
 pub(super) fn in_memory(file: &dyn StoredFile, range: Range<u64>) -> Option<Range<u64>> {
     let end = range.end.min(range.start + EXTENT_MAX_BYTES as u64);
-    let is_sent = end - range.start >= LEAST_BYTES && file.descriptor().is_some() && is_at_hand(file, range.start);
+    let is_sent =
+        end - range.start >= LEAST_BYTES && file.descriptor().is_some() && file.is_in_memory(range.start..range.start + 1);
     is_sent.then_some(range.start..end)
-}
-
-/// Whether a byte of a file is in memory. What is wrong with it, if anything is, is told by who reads it.
-fn is_at_hand(file: &dyn StoredFile, offset: u64) -> bool {
-    file.try_read_at(&mut [0], offset).is_ok_and(|read| read == 1)
 }

@@ -2,6 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, IoSlice, IoSliceMut};
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
@@ -10,13 +11,18 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, FallocateFlags, OFlags, SeekFrom, StatxFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 
-use super::{Entry, FileSystem, Metadata, Space, StoredFile};
+use super::presence::Presence;
+use super::{Entry, FileSystem, Metadata, Space, StoredFile, is_at_hand};
 
 /// The file system that the process sees.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct OsFileSystem;
 
-struct OsFile(File);
+struct OsFile {
+    file: File,
+    /// Of one that is only read.
+    presence: Presence,
+}
 
 /// How many slices one call takes: `IOV_MAX`, writev(2).
 const SLICES: usize = 1024;
@@ -26,11 +32,13 @@ fn careful() -> i32 {
     (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed()
 }
 
-fn regular(file: File) -> io::Result<Arc<dyn StoredFile>> {
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+/// The size in bytes of what has to be a regular file.
+fn size_of_regular(file: &File) -> io::Result<u64> {
+    let metadata = file.metadata()?;
+    match metadata.is_file() {
+        true => Ok(metadata.len()),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
     }
-    Ok(Arc::new(OsFile(file)))
 }
 
 // === impl OsFileSystem ===
@@ -38,17 +46,19 @@ fn regular(file: File) -> io::Result<Arc<dyn StoredFile>> {
 impl FileSystem for OsFileSystem {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn StoredFile>> {
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).custom_flags(careful()).open(path)?;
-        Ok(Arc::new(OsFile(file)))
+        Ok(Arc::new(OsFile { file, presence: Presence::default() }))
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn StoredFile>> {
         let file = OpenOptions::new().read(true).custom_flags(careful()).open(path)?;
-        regular(file)
+        let presence = Presence::of(size_of_regular(&file)?);
+        Ok(Arc::new(OsFile { file, presence }))
     }
 
     fn reopen(&self, path: &Path) -> io::Result<Arc<dyn StoredFile>> {
         let file = OpenOptions::new().read(true).write(true).custom_flags(careful()).open(path)?;
-        regular(file)
+        size_of_regular(&file)?;
+        Ok(Arc::new(OsFile { file, presence: Presence::default() }))
     }
 
     fn metadata(&self, path: &Path) -> io::Result<Metadata> {
@@ -122,7 +132,7 @@ impl FileSystem for OsFileSystem {
 impl StoredFile for OsFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         loop {
-            match self.0.read_at(buffer, offset) {
+            match self.file.read_at(buffer, offset) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => return result,
             }
@@ -130,7 +140,7 @@ impl StoredFile for OsFile {
     }
 
     fn try_read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        match rustix::io::preadv2(&self.0, &mut [IoSliceMut::new(buffer)], offset, ReadWriteFlags::NOWAIT) {
+        match rustix::io::preadv2(&self.file, &mut [IoSliceMut::new(buffer)], offset, ReadWriteFlags::NOWAIT) {
             // Not in memory; or the file system, the kernel or a seccomp filter does not do it.
             Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::NOSYS | Errno::PERM | Errno::INTR) => {
                 Err(io::ErrorKind::WouldBlock.into())
@@ -139,8 +149,12 @@ impl StoredFile for OsFile {
         }
     }
 
+    fn is_in_memory(&self, range: Range<u64>) -> bool {
+        self.presence.covers(range, |offset| is_at_hand(self, offset))
+    }
+
     fn write_all_at(&self, buffer: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_all_at(buffer, offset)
+        self.file.write_all_at(buffer, offset)
     }
 
     fn write_all_vectored_at(&self, mut slices: &mut [IoSlice<'_>], mut offset: u64) -> io::Result<()> {
@@ -148,7 +162,7 @@ impl StoredFile for OsFile {
         IoSlice::advance_slices(&mut slices, 0);
         while !slices.is_empty() {
             let count = slices.len().min(SLICES);
-            match rustix::io::pwritev(&self.0, &slices[..count], offset) {
+            match rustix::io::pwritev(&self.file, &slices[..count], offset) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => {
                     IoSlice::advance_slices(&mut slices, written);
@@ -163,7 +177,7 @@ impl StoredFile for OsFile {
 
     fn allocate(&self, size: u64) -> io::Result<()> {
         // The size stays what was written: it is how a part that is too short shows.
-        match rustix::fs::fallocate(&self.0, FallocateFlags::KEEP_SIZE, 0, size) {
+        match rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, 0, size) {
             Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::PERM | Errno::INVAL | Errno::INTR) => Ok(()),
             result => Ok(result?),
         }
@@ -171,11 +185,11 @@ impl StoredFile for OsFile {
 
     fn truncate(&self, size: u64) -> io::Result<()> {
         // Also where the size stays what it is: that gives back what was set aside beyond it.
-        self.0.set_len(size)
+        self.file.set_len(size)
     }
 
     fn end_of_data(&self, offset: u64) -> io::Result<u64> {
-        match rustix::fs::seek(&self.0, SeekFrom::Hole(offset)) {
+        match rustix::fs::seek(&self.file, SeekFrom::Hole(offset)) {
             // Past the end, or nothing that this file system can tell.
             Err(Errno::NXIO | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => self.len(),
             result => Ok(result?),
@@ -183,22 +197,26 @@ impl StoredFile for OsFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
 
     fn len(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     fn len_if_named(&self) -> Option<u64> {
         // As it is in memory: where the folder is on a network after all, nobody is asked. It is always there for an open file.
-        let stat =
-            rustix::fs::statx(&self.0, c"", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, StatxFlags::NLINK | StatxFlags::SIZE);
+        let stat = rustix::fs::statx(
+            &self.file,
+            c"",
+            AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC,
+            StatxFlags::NLINK | StatxFlags::SIZE,
+        );
         stat.ok().filter(|stat| stat.stx_nlink > 0).map(|stat| stat.stx_size)
     }
 
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.0.as_fd())
+        Some(self.file.as_fd())
     }
 }
 
