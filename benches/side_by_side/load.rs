@@ -1,7 +1,9 @@
-//! Many requests for one small thing over connections that are kept alive, from one thread.
+//! Many requests for one small thing: from one thread, as fast as answers come, or at a rate, whatever the server makes of it.
 //! It counts and times whole answers; whether they are the right ones is checked before, by the other client.
 
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{self, SocketAddr};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -13,6 +15,9 @@ use crate::client::ACCEPT;
 
 /// How long the last answers may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The longest answer, in bytes.
+const BUFFER: usize = 64 * 1024;
 
 /// How a server bore it.
 pub(crate) struct Load {
@@ -44,7 +49,7 @@ pub(crate) fn run(address: SocketAddr, path: &str, length: u64, connections: Con
         Connections::Kept(count) => (count, ""),
         Connections::Fresh(count) => (count, "Connection: close\r\n"),
     };
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nAccept: {ACCEPT}\r\n{ending}\r\n");
+    let request = request(address, path, ending);
     let length = usize::try_from(length)?;
     runtime.block_on(async {
         let mut streams = Vec::new();
@@ -65,12 +70,81 @@ pub(crate) fn run(address: SocketAddr, path: &str, length: u64, connections: Con
             }
             anyhow::Ok(times)
         };
-        let mut times = tokio::time::timeout(duration + PATIENCE, all).await.context("answers do not come to an end")??;
+        let times = tokio::time::timeout(duration + PATIENCE, all).await.context("answers do not come to an end")??;
         let took = begun.elapsed();
-        times.sort_unstable();
-        let p99 = times.get(times.len() * 99 / 100).copied().context("no answer came")?;
-        Ok(Load { answers: times.len() as u64, took, p99 })
+        Ok(Load { answers: times.len() as u64, took, p99: p99(times)? })
     })
+}
+
+/// Asks for what is `length` bytes long, so many times a second, for so long, over so many connections in turn, each of which has a thread of
+/// its own: two servers that are asked so bear the same load. Returns what 99 of 100 answers did not take longer than, from when they
+/// were to be asked for: what comes late makes what is asked for next late, too.
+///
+/// # Errors
+///
+/// As for [`run`].
+pub(crate) fn run_at_rate(
+    address: SocketAddr,
+    path: &str,
+    length: u64,
+    connections: u32,
+    rate: u32,
+    duration: Duration,
+) -> Result<Duration> {
+    let request = request(address, path, "");
+    let length = usize::try_from(length)?;
+    let between = Duration::from_secs(1) / rate;
+    // Those that come last are not late for it.
+    let begin = Instant::now() + Duration::from_millis(20);
+    let asked: Result<Vec<_>> = thread::scope(|scope| {
+        let asking: Vec<_> = (0..connections)
+            .map(|at| {
+                let request = request.as_bytes();
+                let first = begin + between * at;
+                scope.spawn(move || ask_at(address, request, length, first, between * connections, begin + duration))
+            })
+            .collect();
+        asking.into_iter().map(|asking| asking.join().expect("who asks does not panic")).collect()
+    });
+    p99(asked?.concat())
+}
+
+fn request(address: SocketAddr, path: &str, ending: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nAccept: {ACCEPT}\r\n{ending}\r\n")
+}
+
+fn p99(mut times: Vec<Duration>) -> Result<Duration> {
+    times.sort_unstable();
+    times.get(times.len() * 99 / 100).copied().context("no answer came")
+}
+
+/// Asks over one connection, at `due` and again after each `period`, until `end`; returns how long after that each answer was there.
+fn ask_at(
+    address: SocketAddr,
+    request: &[u8],
+    length: usize,
+    mut due: Instant,
+    period: Duration,
+    end: Instant,
+) -> Result<Vec<Duration>> {
+    let mut stream = net::TcpStream::connect(address)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut times = Vec::new();
+    let mut buffer = vec![0; BUFFER];
+    while due < end {
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+        stream.write_all(request)?;
+        let mut arriving = Arriving::new(&mut buffer, length);
+        let mut is_whole = false;
+        while !is_whole {
+            let count = stream.read(arriving.room())?;
+            is_whole = arriving.take(count)?;
+        }
+        times.push(due.elapsed());
+        due += period;
+    }
+    Ok(times)
 }
 
 async fn connect(address: SocketAddr) -> Result<TcpStream> {
@@ -88,7 +162,7 @@ async fn ask(
     end: Instant,
 ) -> Result<Vec<Duration>> {
     let mut times = Vec::new();
-    let mut buffer = vec![0; 64 * 1024];
+    let mut buffer = vec![0; BUFFER];
     let mut begun = Instant::now();
     while begun < end {
         let mut fresh = None;
@@ -97,7 +171,12 @@ async fn ask(
             None => fresh.insert(connect(address).await?),
         };
         stream.write_all(request.as_bytes()).await?;
-        read_answer(stream, &mut buffer, length).await?;
+        let mut arriving = Arriving::new(&mut buffer, length);
+        let mut is_whole = false;
+        while !is_whole {
+            let count = stream.read(arriving.room()).await?;
+            is_whole = arriving.take(count)?;
+        }
         let now = Instant::now();
         times.push(now - begun);
         begun = now;
@@ -105,19 +184,41 @@ async fn ask(
     Ok(times)
 }
 
-async fn read_answer(stream: &mut TcpStream, buffer: &mut [u8], length: usize) -> Result<()> {
-    let mut filled = 0;
-    let mut whole = None;
-    while whole.is_none_or(|whole| filled < whole) {
-        let count = stream.read(&mut buffer[filled..]).await?;
-        ensure!(count > 0, "the connection ended after {}", String::from_utf8_lossy(&buffer[..filled]));
-        filled += count;
-        if whole.is_none() {
-            let head = buffer[..filled].windows(4).position(|window| window == b"\r\n\r\n");
-            whole = head.map(|end| end + 4 + length);
-        }
+/// An answer on its way.
+struct Arriving<'a> {
+    buffer: &'a mut [u8],
+    filled: usize,
+    /// Of the body.
+    length: usize,
+    /// How long all of it is, once its head is there.
+    whole: Option<usize>,
+}
+
+impl<'a> Arriving<'a> {
+    fn new(buffer: &'a mut [u8], length: usize) -> Self {
+        Self { buffer, filled: 0, length, whole: None }
     }
-    let is_right = buffer.starts_with(b"HTTP/1.1 200 ") && whole == Some(filled);
-    ensure!(is_right, "an answer is not 200 with {length} bytes: {}", String::from_utf8_lossy(&buffer[..filled]));
-    Ok(())
+
+    /// Where what comes next is to be put.
+    fn room(&mut self) -> &mut [u8] {
+        &mut self.buffer[self.filled..]
+    }
+
+    /// Takes the `count` bytes that were put there. Whether all of it is there now.
+    fn take(&mut self, count: usize) -> Result<bool> {
+        let told = |buffer: &[u8]| String::from_utf8_lossy(buffer).into_owned();
+        ensure!(count > 0, "the connection ended after {}", told(&self.buffer[..self.filled]));
+        self.filled += count;
+        let answer = &self.buffer[..self.filled];
+        if self.whole.is_none() {
+            let head = answer.windows(4).position(|window| window == b"\r\n\r\n");
+            self.whole = head.map(|end| end + 4 + self.length);
+        }
+        if self.whole.is_none_or(|whole| self.filled < whole) {
+            return Ok(false);
+        }
+        let is_right = answer.starts_with(b"HTTP/1.1 200 ") && self.whole == Some(self.filled);
+        ensure!(is_right, "an answer is not 200 with {} bytes: {}", self.length, told(answer));
+        Ok(true)
+    }
 }

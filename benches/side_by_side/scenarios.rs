@@ -28,11 +28,12 @@ pub(crate) struct Scenario {
 }
 
 /// All of them, in the order in which they run.
-pub(crate) const SCENARIOS: [Scenario; 13] = [
+pub(crate) const SCENARIOS: [Scenario; 14] = [
     Scenario { name: "hot-blob", run: hot_blob::run },
     Scenario { name: "hot-tls", run: hot_tls::run },
     Scenario { name: "hot-manifest-by-digest", run: hot_manifest::by_digest },
     Scenario { name: "hot-manifest-by-tag", run: hot_manifest::by_tag },
+    Scenario { name: "hot-manifest-at-a-rate", run: hot_manifest::at_a_rate },
     Scenario { name: "hot-manifest-connections", run: hot_manifest::over_connections },
     Scenario { name: "hot-mixed", run: hot_mixed::run },
     Scenario { name: "cold-fast", run: cold_pull::fast },
