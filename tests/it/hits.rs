@@ -60,6 +60,30 @@ async fn hits_write_nothing_and_are_noted_together() {
     assert_eq!(counted(&hub).count(), 1);
 }
 
+/// Before a blob is sent from its file it is looked whether that is in memory, so that nobody waits for a disk with whoever asked for it. What
+/// was found there is not looked for again within the second.
+#[tokio::test]
+async fn hits_look_once_a_second_whether_a_blob_is_in_memory() {
+    const HITS: usize = 60;
+    /// At the first byte, and at the end of each MiB.
+    const LOOKS: usize = 4;
+    let image = image(2402, &[3 << 20]);
+    let hub = hub_with(&image).await;
+    let larder = Larder::of(&hub).await;
+    pull(&larder, NAME, TAG).await;
+    let layer = &image.layers()[0];
+    let looks = larder.calls("preadv2").await;
+    let begun = Instant::now();
+    for _ in 0..HITS {
+        let answer = larder.get(blob(layer.digest())).await;
+        assert_eq!((answer.status(), answer.body.len()), (200, 3 << 20));
+    }
+    // The first and the last one are not whole.
+    let seconds = begun.elapsed().as_secs() as usize + 2;
+    let looks = looks.end();
+    assert!((1..=LOOKS * seconds).contains(&looks), "{looks} looks in {seconds} s");
+}
+
 /// How many contents are noted to have been used last half an hour ago or more.
 fn unnoted(catalog: &Path) -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64;

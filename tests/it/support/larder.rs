@@ -17,7 +17,7 @@ use super::PATIENCE;
 use super::client::{Answer, Connection, Download};
 use super::metrics::Metrics;
 use super::process::{self, Log, Process};
-use super::strace::{Changes, Injection};
+use super::strace::{Calls, Changes, Injection};
 
 /// Prepares a [`Larder`]. Its ports are free ones, its cache is a new folder.
 pub(crate) struct Builder {
@@ -353,6 +353,11 @@ impl Larder {
     /// Notes what the process changes below the folder of the cache.
     pub(crate) async fn changes(&self) -> Changes {
         Changes::attach(self.process.id(), self.cache()).await
+    }
+
+    /// Counts these system calls of the process.
+    pub(crate) async fn calls(&self, calls: &str) -> Calls {
+        Calls::attach(self.process.id(), calls).await
     }
 
     // --- ending it ---

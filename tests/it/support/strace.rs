@@ -1,4 +1,4 @@
-//! System calls of the mirror, seen with `strace`: those that change files, and those that are made to fail. Where `strace` is
+//! System calls of the mirror, seen with `strace`: those that change files, those that are counted, and those that are made to fail. Where `strace` is
 //! missing, the test fails.
 
 use std::ffi::OsStr;
@@ -25,6 +25,9 @@ pub(crate) struct Changes {
     strace: Strace,
     folder: PathBuf,
 }
+
+/// System calls of a process that are counted.
+pub(crate) struct Calls(Strace);
 
 /// Attached to a process until it is dropped.
 struct Strace {
@@ -62,6 +65,19 @@ impl Changes {
         let trace = self.strace.end();
         // Of a call that took its time, the first line has what it was asked for.
         trace.lines().filter(|line| line.contains(&folder) && !line.contains(" resumed>")).map(str::to_owned).collect()
+    }
+}
+
+impl Calls {
+    pub(super) async fn attach(pid: u32, calls: &str) -> Calls {
+        let calls = format!("trace={calls}");
+        Calls(Strace::attach(pid, &["-e", &calls].map(OsStr::new)).await)
+    }
+
+    /// How many there were so far.
+    pub(crate) fn end(self) -> usize {
+        // One that took its time has two lines.
+        self.0.end().lines().filter(|line| line.contains('(') && !line.contains(" resumed>")).count()
     }
 }
 
