@@ -29,7 +29,8 @@ use upstream::Upstream;
 #[derive(Parser)]
 struct Options {
     /// Measures only what has one of these words in its name: hot-blob, hot-tls, hot-manifest-by-digest, hot-manifest-by-tag,
-    /// hot-manifest-at-a-rate, hot-manifest-connections, hot-mixed, cold-fast, cold-wan, cold-blob-limited-link, cold-blob-limited-connections, herd, large-herd, crowd.
+    /// hot-manifest-at-a-rate, hot-manifest-connections, hot-mixed, cold-fast, cold-wan, cold-blob-limited-link,
+    /// cold-blob-limited-connections, herd, large-herd, crowd.
     filter: Vec<String>,
     /// Fewer rounds of smaller content: to see that everything works, not how well.
     #[arg(long)]

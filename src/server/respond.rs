@@ -56,8 +56,7 @@ pub(super) fn manifest(answer: ManifestAnswer, request: &HeaderMap, is_head: boo
 }
 
 pub(super) fn blob_head(digest: &Digest, head: &BlobHead) -> Response<Body> {
-    let mut response = Response::new(Body::empty());
-    describe_blob(response.headers_mut(), digest, head.lookup);
+    let mut response = of_blob(digest, head.lookup);
     if let Some(size) = head.size {
         response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(size));
     }
@@ -76,8 +75,7 @@ pub(super) async fn blob(
 ) -> Result<Response<Body>, ApiError> {
     let BlobAnswer { content, lookup } = answer;
     if is_not_modified(&request.headers, digest) {
-        let mut response = Response::new(Body::empty());
-        describe_blob(response.headers_mut(), digest, lookup);
+        let mut response = of_blob(digest, lookup);
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         return Ok(response);
     }
@@ -88,8 +86,7 @@ pub(super) async fn blob(
         false => content.known_size().await,
     };
     let size = size.map_err(|error| ApiError::from(MirrorError::Broken(error)))?;
-    let mut response = Response::new(Body::empty());
-    describe_blob(response.headers_mut(), digest, lookup);
+    let response = of_blob(digest, lookup);
     let content = Sendable { content, outbox };
     // Where nobody knows where a range would end, the whole is the only answer that is right.
     let Some((set, size)) = set.zip(size) else { return Ok(whole(response, &content, size)) };
@@ -278,11 +275,15 @@ fn describe(headers: &mut HeaderMap, digest: &Digest, lookup: Lookup) {
     headers.insert(CACHE_STATUS, cache_status(lookup));
 }
 
-fn describe_blob(headers: &mut HeaderMap, digest: &Digest, lookup: Lookup) {
+/// What all answers about a blob have.
+fn of_blob(digest: &Digest, lookup: Lookup) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    let headers = response.headers_mut();
     describe(headers, digest, lookup);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("max-age=31536000, immutable"));
+    response
 }
 
 fn with_type(mut response: Response<Body>, media_type: &'static str) -> Response<Body> {

@@ -1,6 +1,6 @@
-//! Which pieces of a file are in memory. To look fetches bytes that nobody else wants into a cache of the processor, and costs as much as
-//! sending a few percent of the piece: so what was found there a moment ago is not looked for again. The system gives up last what was
-//! used last; should it be wrong all the same, one thread waits for the disk.
+//! Which pieces of a file are in memory. A look fetches a byte that nobody else wants into a cache of the processor; for a blob of one piece
+//! all looks were 1 to 2 % of what it costs to send (docs/performance.md). So what was found there a moment ago is not looked for again.
+//! The system gives up last what was used last; should it be wrong all the same, one thread waits for the disk.
 
 use std::ops::Range;
 use std::sync::LazyLock;
